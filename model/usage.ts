@@ -1,0 +1,115 @@
+/**
+ * What is measured: counters of one VM and of its containers at one instant (a sample), rates between two samples
+ * (usage), and ten-second means of usage (a rollup), which is what the store keeps and evidence is made from.
+ *
+ * Counters are u64 and stay bigint until they become rates. Instants are nanoseconds of the host's CLOCK_BOOTTIME.
+ */
+import type { Reading } from './reading.ts';
+
+export const CONTAINER_RUNTIMES = ['docker', 'podman', 'containerd', 'lxc', 'lxd', 'systemd'] as const;
+export type ContainerRuntime = (typeof CONTAINER_RUNTIMES)[number];
+
+/** One container as the guest's kernel accounts for it. Byte figures are plain numbers: no guest has 2^53 bytes. */
+export interface ContainerCounters {
+  /** The runtime's full id, taken from the cgroup's name. */
+  readonly id: string;
+  readonly runtime: ContainerRuntime;
+  /** The path below the hierarchy's root, e.g. /system.slice/docker-<id>.scope. The guest's bytes: escape before use. */
+  readonly cgroupPath: string;
+  readonly cpuNanoseconds: Reading<bigint>;
+  readonly cpuUserNanoseconds: Reading<bigint>;
+  readonly cpuSystemNanoseconds: Reading<bigint>;
+  /** By guest CPU number; null for CPUs that are not possible. */
+  readonly perCpuNanoseconds: Reading<readonly (bigint | null)[]>;
+  readonly memoryBytes: Reading<number>;
+  readonly memoryAnonBytes: Reading<number>;
+  readonly memoryFileBytes: Reading<number>;
+  readonly memorySwapCacheBytes: Reading<number>;
+  /** null: no limit. */
+  readonly memoryLimitBytes: Reading<number | null>;
+  readonly ioReadBytes: Reading<bigint>;
+  readonly ioWriteBytes: Reading<bigint>;
+}
+
+/** One look into a VM's memory. */
+export interface VmIntrospection {
+  /** Of the instant of the reading, CLOCK_BOOTTIME of the host. */
+  readonly atNanoseconds: bigint;
+  /** Names the guest's boot: it differs after every reboot or kexec. */
+  readonly guestBoot: string;
+  readonly kernelRelease: string;
+  readonly nodename: string;
+  readonly possibleCpus: number;
+  readonly jiffies: bigint;
+  readonly containers: readonly ContainerCounters[];
+}
+
+export const VM_STATES = [
+  'running',
+  'blocked',
+  'paused',
+  'shutdown',
+  'shutoff',
+  'crashed',
+  'suspended',
+  'unknown',
+] as const;
+export type VmState = (typeof VM_STATES)[number];
+
+/** One VM as libvirt accounts for it, of the bulk call that each tick makes. */
+export interface VmCounters {
+  readonly uuid: string;
+  readonly name: string;
+  readonly libvirtId: number | null;
+  readonly state: VmState;
+  readonly atNanoseconds: bigint;
+  /** CPU time of the guest (all of the domain's cgroup or process), null when not running. */
+  readonly cpuNanoseconds: bigint | null;
+  readonly vcpus: number;
+  readonly memoryBytes: number;
+}
+
+/** Rates of one container between two samples. cpuCores: 1 is one vCPU fully used. */
+export interface ContainerUsage {
+  readonly id: string;
+  readonly cpuCores: Reading<number>;
+  readonly memoryBytes: Reading<number>;
+  readonly ioBytesPerSecond: Reading<number>;
+}
+export interface VmUsage {
+  readonly uuid: string;
+  readonly cpuCores: Reading<number>;
+  readonly vcpus: number;
+  readonly memoryBytes: number;
+  readonly containers: Reading<readonly ContainerUsage[]>;
+}
+
+/** A ten-second mean: what the store keeps of a VM (containerId null) or of one container. */
+export interface Rollup {
+  readonly vmUuid: string;
+  readonly containerId: string | null;
+  /** Start of the ten seconds, by the wall clock, as ISO 8601. */
+  readonly from: string;
+  readonly samples: number;
+  readonly cpuCores: number | null;
+  readonly cpuCoresMax: number | null;
+  readonly memoryBytes: number | null;
+  readonly ioBytesPerSecond: number | null;
+  /** Why a figure is null. */
+  readonly unavailable: string | null;
+}
+
+/** Who a container is, from the runtime's own state on the virtual disk, read from outside. */
+export interface ContainerIdentity {
+  readonly id: string;
+  readonly name: string;
+  readonly image: string;
+  readonly imageId: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly addresses: Readonly<Record<string, string>>;
+  readonly running: boolean;
+  readonly startedAt: string | null;
+  /** null: no limit. */
+  readonly cpuLimitCores: number | null;
+  readonly memoryLimitBytes: number | null;
+}
