@@ -14,3 +14,11 @@ export const taskQueues = {
   host: (host: string) => `ciel.host.${host}`,
   director: (director: string) => `ciel.director.${director}`,
 } as const;
+
+/** Search attributes, by name and Temporal type; registered when the server is set up. */
+export const SEARCH_ATTRIBUTES = {
+  CielService: 'Keyword',
+  CielVm: 'Keyword',
+  CielHost: 'Keyword',
+  CielPhase: 'Keyword',
+} as const;
