@@ -1,32 +1,35 @@
 /**
  * ciel.yaml: what an operator writes (`SpecInput`), and what it becomes once defaults are set and units are resolved
- * (`Spec`). Parsing YAML and pointing at lines is the CLI's; here are the shapes, the limits and the relations between
- * fields. Unknown keys are refused, all mistakes are reported at once, each with its path.
+ * (`Spec`). Here are the shapes and the limits of each field; relations between fields are spec-relations.ts, parsing
+ * YAML and pointing at lines is the CLI's. Unknown keys are refused, all mistakes are reported at once, each with its path.
  */
 import { z } from 'zod';
+import { parseAddressRange } from './addresses.ts';
 
 const NAME = /^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$/;
 const nameSchema = z.string().regex(NAME, 'lower-case letters, digits and inner hyphens, at most 40');
 
 const SIZE_UNITS: Record<string, number> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
-/** "512MiB", "1.5 GiB": binary units only, because that is how memory is sold to guests. Result in bytes. */
-const bytesSchema = z.string().transform((text, context) => {
-  const match = /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)$/.exec(text);
+/** "512MiB", "1.5 GiB": binary units only, because that is how memory is sold to guests. null: not of that form. */
+export function parseBytes(written: string): number | null {
+  const match = /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)$/.exec(written);
   const unit = SIZE_UNITS[match?.[2] ?? ''];
-  if (match === null || unit === undefined) {
-    context.addIssue({ code: 'custom', message: `a size such as 512MiB or 1.5GiB, not "${text}"` });
-    return z.NEVER;
-  }
-  return Math.round(Number(match[1]) * unit);
+  return match === null || unit === undefined ? null : Math.round(Number(match[1]) * unit);
+}
+const bytesSchema = z.string().transform((written, context) => {
+  const bytes = parseBytes(written);
+  if (bytes !== null) return bytes;
+  context.addIssue({ code: 'custom', message: `expected a size such as 512MiB or 1.5GiB, got "${written}"` });
+  return z.NEVER;
 });
 
 const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 /** "500ms", "30s", "5m", "1h". Result in milliseconds. */
-const durationSchema = z.string().transform((text, context) => {
-  const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)$/.exec(text);
+const durationSchema = z.string().transform((written, context) => {
+  const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)$/.exec(written);
   const unit = DURATION_UNITS[match?.[2] ?? ''];
   if (match === null || unit === undefined) {
-    context.addIssue({ code: 'custom', message: `a duration such as 500ms, 30s, 5m or 1h, not "${text}"` });
+    context.addIssue({ code: 'custom', message: `expected a duration such as 500ms, 30s, 5m or 1h, got "${written}"` });
     return z.NEVER;
   }
   return Math.round(Number(match[1]) * unit);
@@ -65,12 +68,15 @@ const directorSchema = z.strictObject({
   ]),
 });
 
+const rangeSchema = z.string().refine((written) => parseAddressRange(written) !== null, {
+  error: 'a range "first-last" of IPv4 addresses such as 10.0.0.50-10.0.0.99',
+});
 const networkSchema = z.strictObject({
   name: nameSchema,
   subnet: z.cidrv4('an IPv4 subnet such as 10.0.0.0/24'),
   gateway: addressSchema.optional(),
   /** What Ciel may give to VMs and replicas that it makes: ranges "first-last". Two addresses are used a replica. */
-  addresses: z.array(z.string().regex(/^[0-9.]+-[0-9.]+$/, 'a range "first-last"')).min(1),
+  addresses: z.array(rangeSchema).min(1),
 });
 
 const templateSchema = z.strictObject({
@@ -79,19 +85,18 @@ const templateSchema = z.strictObject({
   directory: pathSchema,
 });
 
-const adoptedSchema = z
-  .strictObject({
-    vm: z.string().min(1),
-    container: z.string().min(1).optional(),
-    label: z
-      .string()
-      .regex(/^[^=]+=.*$/, 'key=value')
-      .optional(),
-    address: addressSchema,
-  })
-  .refine((replica) => (replica.container === undefined) !== (replica.label === undefined), {
-    message: 'name the container by exactly one of "container" and "label"',
-  });
+/** The container is named by exactly one of its name and a label. */
+const adoptedSchema = z.strictObject({
+  vm: z.string().min(1),
+  container: z.string().min(1).optional(),
+  label: z
+    .string()
+    .regex(/^[^=]+=.*$/, 'key=value')
+    .optional(),
+  address: addressSchema,
+});
+
+export const DEFAULT_SIZE = { vcpus: { min: 1, max: 4 }, memory: { min: '256MiB', max: '4GiB' } } as const;
 
 const serviceSchema = z
   .strictObject({
@@ -100,7 +105,7 @@ const serviceSchema = z
     run: z
       .strictObject({
         command: z.array(z.string()).optional(),
-        env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()).default({}),
+        env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'a variable name'), z.string()).default({}),
         /** The container's own limits; a replica is never sized below what it may use. */
         cpus: z.number().positive().max(256).optional(),
         memory: bytesSchema.optional(),
@@ -125,8 +130,18 @@ const serviceSchema = z
       .prefault({}),
     size: z
       .strictObject({
-        vcpus: z.strictObject({ min: z.int().min(1).default(1), max: z.int().min(1).default(4) }).prefault({}),
-        memory: z.strictObject({ min: bytesSchema.prefault('256MiB'), max: bytesSchema.prefault('4GiB') }).prefault({}),
+        vcpus: z
+          .strictObject({
+            min: z.int().min(1).default(DEFAULT_SIZE.vcpus.min),
+            max: z.int().min(1).default(DEFAULT_SIZE.vcpus.max),
+          })
+          .prefault({}),
+        memory: z
+          .strictObject({
+            min: bytesSchema.prefault(DEFAULT_SIZE.memory.min),
+            max: bytesSchema.prefault(DEFAULT_SIZE.memory.max),
+          })
+          .prefault({}),
       })
       .prefault({}),
     health: z
@@ -168,63 +183,14 @@ const serviceSchema = z
     drainMs: drain,
   }));
 
-export const specSchema = z
-  .strictObject({
-    version: z.literal(1),
-    hosts: z.array(hostSchema).min(1),
-    directors: z.array(directorSchema).min(1),
-    networks: z.array(networkSchema).min(1),
-    templates: z.array(templateSchema).min(1),
-    services: z.array(serviceSchema).default([]),
-  })
-  .superRefine((spec, context) => {
-    const fail = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
-    for (const section of ['hosts', 'directors', 'networks', 'templates', 'services'] as const) {
-      const seen = new Set<string>();
-      spec[section].forEach(({ name }, index) => {
-        if (seen.has(name)) fail([section, index, 'name'], `"${name}" is used twice; names are unique in a section`);
-        seen.add(name);
-      });
-    }
-    const known = (
-      section: 'hosts' | 'directors' | 'networks' | 'templates',
-      name: string,
-      path: (string | number)[],
-    ) => {
-      if (spec[section].some((entry) => entry.name === name)) return;
-      const names = spec[section].map((entry) => entry.name).join(', ');
-      fail(path, `no entry "${name}" under "${section}"; there are: ${names}`);
-    };
-    spec.directors.forEach((director, index) => {
-      if (director.reach.kind === 'agent') known('hosts', director.reach.host, ['directors', index, 'reach', 'host']);
-    });
-    const virtualServers = new Map<string, string>();
-    const replicaAddresses = new Map<string, string>();
-    spec.services.forEach((service, index) => {
-      const at = (...path: (string | number)[]) => ['services', index, ...path];
-      known('directors', service.virtual.director, at('virtual', 'director'));
-      known('networks', service.network, at('network'));
-      known('templates', service.template, at('template'));
-      if (service.min > service.max) fail(at('min'), `min ${service.min} is above max ${service.max}`);
-      if (service.replicas.length > service.max) {
-        fail(at('max'), `max ${service.max} is below the ${service.replicas.length} adopted replicas`);
-      }
-      if (service.size.minVcpus > service.size.maxVcpus) fail(at('size', 'vcpus'), 'min is above max');
-      if (service.size.minMemoryBytes > service.size.maxMemoryBytes) fail(at('size', 'memory'), 'min is above max');
-      const key = `${service.virtual.protocol} ${service.virtual.address}:${service.virtual.port}`;
-      const other = virtualServers.get(key);
-      if (other !== undefined) fail(at('virtual'), `${key} is already the virtual address of service "${other}"`);
-      virtualServers.set(key, service.name);
-      service.replicas.forEach((replica, replicaIndex) => {
-        const address = `${replica.address}:${service.virtual.port}`;
-        const owner = replicaAddresses.get(address);
-        if (owner !== undefined) {
-          fail(at('replicas', replicaIndex, 'address'), `${address} is already a replica of service "${owner}"`);
-        }
-        replicaAddresses.set(address, service.name);
-      });
-    });
-  });
+export const specSchema = z.strictObject({
+  version: z.literal(1),
+  hosts: z.array(hostSchema).min(1),
+  directors: z.array(directorSchema).min(1),
+  networks: z.array(networkSchema).min(1),
+  templates: z.array(templateSchema).min(1),
+  services: z.array(serviceSchema).default([]),
+});
 
 export type SpecInput = z.input<typeof specSchema>;
 export type Spec = z.output<typeof specSchema>;
