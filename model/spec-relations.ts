@@ -20,9 +20,9 @@ const maybe = <T extends z.ZodType>(schema: T) => schema.optional().catch(undefi
 const text = maybe(z.string());
 const int = maybe(z.int());
 const ipv4 = maybe(z.ipv4());
-const count = (byDefault: number) => z.preprocess((value) => value ?? byDefault, int);
-const bytes = (byDefault: string) =>
-  z.preprocess((value) => value ?? byDefault, maybe(z.string().transform((value) => parseBytes(value) ?? undefined)));
+// With a default, null stands for what is of a wrong type.
+const count = (byDefault: number) => z.int().nullable().default(byDefault).catch(null);
+const bytes = (byDefault: string) => z.string().transform(parseBytes).prefault(byDefault).catch(null);
 const outline = <T extends z.ZodRawShape>(shape: T) =>
   z.preprocess((value) => (typeof value === 'object' && !Array.isArray(value) ? (value ?? {}) : {}), z.object(shape));
 const list = <T extends z.ZodType>(entry: T) => z.array(entry).catch([]);
@@ -96,8 +96,8 @@ function checkReferences(spec: Outline, report: Report): void {
 function checkBounds(spec: Outline, report: Report): void {
   spec.services.forEach((service, index) => {
     const at = (...path: SpecPath): SpecPath => ['services', index, ...path];
-    const ordered = (min: number | undefined, max: number | undefined, path: SpecPath) => {
-      if (min !== undefined && max !== undefined && min > max) report(path, 'min is above max');
+    const ordered = (min: number | null, max: number | null, path: SpecPath) => {
+      if (min !== null && max !== null && min > max) report(path, 'min is above max');
     };
     if (service.min !== undefined && service.max !== undefined && service.min > service.max) {
       report(at('min'), `min ${service.min} is above max ${service.max}`);
