@@ -43,6 +43,8 @@ export interface ControlActivities {
   /** Runs the policy on its input and records input, outcome and policy version; the id makes a repeat find the row. */
   decide<K extends DecisionKind>(request: {
     readonly workflowId: string;
+    /** The first run id of its chain: a service that is made anew counts its decisions anew. */
+    readonly runId: string;
     readonly number: number;
     readonly subject: string;
     readonly input: Extract<DecisionInput, { kind: K }>;
@@ -51,8 +53,11 @@ export interface ControlActivities {
   reserve(request: {
     readonly operation: OperationRef;
     readonly spec: ServiceSpec;
+    /** Differs for every reservation of an operation, so that a second try on another host shares no name with the first. */
     readonly ordinal: number;
     readonly size: VmSize;
+    /** Hosts whose process did not answer. */
+    readonly avoidHosts: readonly string[];
   }): Promise<Reservation>;
   /** Gives everything back; addresses rest in quarantine first. Idempotent. */
   release(request: { readonly operation: OperationRef; readonly replicaId: string }): Promise<void>;
@@ -106,10 +111,16 @@ export interface ControlActivities {
   replicaUsage(request: { readonly service: string; readonly now: string }): Promise<readonly ReplicaUsage[]>;
   /** An empty VM's own needs, by the template's manifest. */
   templateBase(request: { readonly template: string }): Promise<{ readonly baseMemoryBytes: number }>;
-  /** Which host has this VM, by the hosts' latest counters; null when none does. */
-  locateVm(request: {
-    readonly vm: string;
-  }): Promise<{ readonly vmUuid: string; readonly vmName: string; readonly host: string } | null>;
+  /** Which host has this VM, by name or UUID, by the hosts' latest counters; null when none does. */
+  locateVm(request: { readonly vm: string }): Promise<VmLocation | null>;
+}
+
+export interface VmLocation {
+  readonly vmUuid: string;
+  readonly vmName: string;
+  readonly host: string;
+  readonly vcpus: number;
+  readonly memoryBytes: number;
 }
 
 export type PressureAnswer =

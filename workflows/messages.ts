@@ -6,7 +6,7 @@
  * A signal cannot refuse, so what it asks in vain is noted in the workflow's current details.
  */
 import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
-import type { PressureAnswer } from '../model/activities.ts';
+import type { PressureAnswer, Reservation } from '../model/activities.ts';
 import type { Pressure, VmSize } from '../model/decision.ts';
 import type { Crossing } from '../model/evidence.ts';
 import type { Replica } from '../model/replica.ts';
@@ -69,7 +69,10 @@ export interface OperationReport {
   readonly runId: string;
   readonly kind: 'scaleOut' | 'scaleIn';
   readonly outcome: 'completed' | 'undone' | 'failed';
+  /** What an operation made and is there now; for a scale-in, what it removed. */
   readonly replicas: readonly Replica[];
+  /** Of the made ones: what a later removal needs. */
+  readonly reservations: readonly Reservation[];
   readonly message: string;
 }
 export const operationReportSignal = defineSignal<[OperationReport]>('operationReport');
@@ -136,6 +139,8 @@ export interface OperationDescription {
 export const describeOperationQuery = defineQuery<OperationDescription>('describe');
 /** The service has taken note of the report. */
 export const acknowledgeSignal = defineSignal('acknowledge');
+/** Nothing to do: that it can be delivered shows the service that its operation is still there. */
+export const presenceSignal = defineSignal('presence');
 /** End at the next safe point: before the VM starts undo, after admission finish. */
 export const endAtSafePointSignal = defineSignal<[{ readonly reason: string }]>('endAtSafePoint');
 /** In phase needsOperator: try the stuck undo again, or give it up. Refused in other phases. */
