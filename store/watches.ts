@@ -1,0 +1,67 @@
+/** The durable wish that a VM be watched: a row a VM, read by its host's watching every tick or two. */
+import { CielFailure } from '../model/failures.ts';
+import type { Store } from './database.ts';
+
+export interface Watch {
+  readonly vmUuid: string;
+  readonly vmName: string;
+  readonly host: string;
+  /** Wall clock: a VM that is still hot then is reported again; null: report at once. */
+  readonly quietUntil: Date | null;
+}
+
+export async function setWatch(
+  store: Store,
+  watch: { vmUuid: string; vmName: string; host: string; quietUntil: string | null },
+): Promise<void> {
+  await store
+    .insertInto('watch')
+    .values(watch)
+    .onConflict((conflict) =>
+      conflict.column('vmUuid').doUpdateSet({
+        vmName: watch.vmName,
+        host: watch.host,
+        quietUntil: watch.quietUntil,
+      }),
+    )
+    .execute();
+}
+
+/** Its latest containers go too: they are no longer read, and old figures must not look like new ones. */
+export async function clearWatch(store: Store, vmUuid: string): Promise<void> {
+  await store.transaction().execute(async (transaction) => {
+    await transaction.deleteFrom('watch').where('vmUuid', '=', vmUuid).execute();
+    await transaction.deleteFrom('container').where('vmUuid', '=', vmUuid).execute();
+  });
+}
+
+export async function listWatches(store: Store, host?: string): Promise<readonly Watch[]> {
+  let query = store.selectFrom('watch').select(['vmUuid', 'vmName', 'host', 'quietUntil']).orderBy('vmName');
+  if (host !== undefined) query = query.where('host', '=', host);
+  return query.execute();
+}
+
+/**
+ * Which VM is meant by a name or UUID, by the hosts' latest counters; null when no host has it. A name that two hosts
+ * have is refused: it must be told apart by UUID.
+ */
+export async function locateVm(
+  store: Store,
+  vm: string,
+): Promise<{ vmUuid: string; vmName: string; host: string } | null> {
+  const isUuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(vm);
+  const found = await store
+    .selectFrom('vm')
+    .select(['vmUuid', 'vmName', 'host'])
+    .where(isUuid ? 'vmUuid' : 'vmName', '=', isUuid ? vm.toLowerCase() : vm)
+    .orderBy('host')
+    .execute();
+  if (found.length > 1) {
+    const places = found.map(({ vmUuid, host }) => `${vmUuid} on ${host}`).join(', ');
+    throw new CielFailure(
+      'UnknownVm',
+      `looked for the VM named "${vm}" and found several: ${places}. Name it by UUID.`,
+    );
+  }
+  return found[0] ?? null;
+}
