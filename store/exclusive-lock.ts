@@ -45,6 +45,7 @@ export async function tryLock(directory: string, name: string): Promise<Exclusiv
     lost: ended.then(() => (released ? new Promise<void>(() => {}) : undefined)),
     async release() {
       released = true;
+      holder.ref(); // so that the process does not end before the lock is free
       stdin.end();
       await ended;
     },
