@@ -1,0 +1,32 @@
+/** A container runtime, as it describes its containers on disk. Another runtime is one file beside docker.ts. */
+import type { UnavailableReason } from '../../model/reading.ts';
+import type { ContainerIdentity, ContainerRuntime } from '../../model/usage.ts';
+import type { FileSystem } from '../file-system.ts';
+
+export interface ContainerOnDisk extends ContainerIdentity {
+  readonly runtime: ContainerRuntime;
+  readonly state: 'running' | 'paused' | 'restarting' | 'created' | 'exited' | 'dead';
+  /** In the guest's process namespace; null when it does not run. */
+  readonly pid: number | null;
+  /** As given to --cgroup-parent; null for the runtime's default. */
+  readonly cgroupParent: string | null;
+  readonly restartPolicy: string;
+}
+
+/** A container that is there but cannot be described, and why: it must not look like one that is not there. */
+export interface UnreadableContainer {
+  readonly id: string;
+  readonly reason: UnavailableReason;
+  readonly message: string;
+}
+
+export interface ContainerListing {
+  readonly containers: ContainerOnDisk[];
+  readonly unreadable: UnreadableContainer[];
+}
+
+export interface RuntimeOnDisk {
+  readonly name: ContainerRuntime;
+  /** null when this runtime keeps nothing on this file system. */
+  list(fileSystem: FileSystem): Promise<ContainerListing | null>;
+}
