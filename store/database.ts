@@ -162,7 +162,7 @@ export interface OperationStepTable {
   endedAt: OptionalInstant;
 }
 
-/** Holds names and capacity until the thing is gone; stays as a tombstone, so that no late attempt reserves again. */
+/** Holds names and capacity until the thing is gone. */
 export interface ReservationTable {
   replicaId: string;
   service: string;
@@ -182,7 +182,11 @@ export interface ReservationTable {
   sizeReasons: Jsonb<readonly string[]>;
   template: string;
   reservedAt: Generated<Date>;
-  releasedAt: OptionalInstant;
+}
+/** What was given back once is never reserved again, not even by an attempt that comes late. */
+export interface ReleasedReplicaTable {
+  replicaId: string;
+  releasedAt: Generated<Date>;
 }
 /** An address that is held (by a reservation), or rests until somebody may have it again. */
 export interface AddressTable {
@@ -251,6 +255,7 @@ export interface Database {
   operation: OperationTable;
   operationStep: OperationStepTable;
   reservation: ReservationTable;
+  releasedReplica: ReleasedReplicaTable;
   address: AddressTable;
   replica: ReplicaTable;
   virtualServer: VirtualServerTable;

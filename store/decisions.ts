@@ -2,7 +2,7 @@
 import type { Decision, DecisionInput, DecisionKind, DecisionOutcome } from '../model/decision.ts';
 import { jsonbOf, type Store } from './database.ts';
 
-/** A workflow's number counts within its run: an id whose workflow was started anew counts from one again. */
+/** The number counts within the workflow's chain of runs (its first run id): what is made anew counts from one again. */
 export interface DecisionKey {
   readonly workflowId: string;
   readonly runId: string;
@@ -32,35 +32,19 @@ export async function findDecision(store: Store, key: DecisionKey): Promise<Reco
 }
 
 /** Records it, unless an attempt beside this one was first. @returns what stands. */
-export async function recordDecision<K extends DecisionKind>(
+export async function recordDecision(
   store: Store,
-  decision: DecisionKey & {
-    readonly subject: string;
-    readonly input: Extract<DecisionInput, { kind: K }>;
-    readonly outcome: DecisionOutcome<K>;
-    readonly policyVersion: string;
-  },
-): Promise<Decision<K>> {
-  const { input, outcome, ...rest } = decision;
+  decision: Omit<RecordedDecision, 'decisionId' | 'act' | 'at'>,
+): Promise<Decision> {
+  const { input, outcome } = decision;
   await store
     .insertInto('decision')
-    .values({
-      ...rest,
-      kind: input.kind,
-      input: jsonbOf<DecisionInput>(input),
-      outcome: jsonbOf<DecisionOutcome<DecisionKind>>(outcome),
-      act: outcome.act,
-    })
+    .values({ ...decision, input: jsonbOf(input), outcome: jsonbOf(outcome), act: outcome.act })
     .onConflict((conflict) => conflict.columns(['workflowId', 'runId', 'number']).doNothing())
     .execute();
   const stands = await findDecision(store, decision);
-  if (stands === null)
-    throw new Error(`decision ${decision.workflowId} ${decision.number} vanished while it was recorded`);
-  return {
-    decisionId: stands.decisionId,
-    policyVersion: stands.policyVersion,
-    outcome: stands.outcome as DecisionOutcome<K>,
-  };
+  if (stands === null) throw new Error(`decision ${decision.number} of ${decision.workflowId} is not there`);
+  return { decisionId: stands.decisionId, policyVersion: stands.policyVersion, outcome: stands.outcome };
 }
 
 /** Newest first. @param subject a VM's UUID or a service's name; without it, of all. */

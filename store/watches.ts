@@ -1,4 +1,5 @@
 /** The durable wish that a VM be watched: a row a VM, read by its host's watching every tick or two. */
+import type { VmLocation } from '../model/activities.ts';
 import { CielFailure } from '../model/failures.ts';
 import type { Store } from './database.ts';
 
@@ -45,14 +46,11 @@ export async function listWatches(store: Store, host?: string): Promise<readonly
  * Which VM is meant by a name or UUID, by the hosts' latest counters; null when no host has it. A name that two hosts
  * have is refused: it must be told apart by UUID.
  */
-export async function locateVm(
-  store: Store,
-  vm: string,
-): Promise<{ vmUuid: string; vmName: string; host: string } | null> {
+export async function locateVm(store: Store, vm: string): Promise<VmLocation | null> {
   const isUuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(vm);
   const found = await store
     .selectFrom('vm')
-    .select(['vmUuid', 'vmName', 'host'])
+    .select(['vmUuid', 'vmName', 'host', 'vcpus', 'memoryBytes'])
     .where(isUuid ? 'vmUuid' : 'vmName', '=', isUuid ? vm.toLowerCase() : vm)
     .orderBy('host')
     .execute();

@@ -146,10 +146,10 @@ export async function up(db: Kysely<never>): Promise<void> {
       service text not null,
       operation_id text not null,
       run_id text not null,
-      host text not null references host (name),
-      vm_name text not null,
+      host text not null references host,
+      vm_name text not null unique,
       vm_uuid uuid not null unique,
-      mac text not null,
+      mac text not null unique,
       disk_file_name text not null unique,
       replica_address text not null,
       vm_address text not null,
@@ -159,13 +159,14 @@ export async function up(db: Kysely<never>): Promise<void> {
       memory_bytes bigint not null check (memory_bytes > 0),
       size_reasons jsonb not null,
       template text not null,
-      reserved_at timestamptz not null default now(),
-      released_at timestamptz
+      reserved_at timestamptz not null default now()
     )`.execute(db);
-  // A tombstone keeps what cannot come again (UUID, disk); what is short may be given to another.
-  await sql`create unique index reservation_vm_name on reservation (vm_name) where released_at is null`.execute(db);
-  await sql`create unique index reservation_mac on reservation (mac) where released_at is null`.execute(db);
-  await sql`create index reservation_host on reservation (host) where released_at is null`.execute(db);
+  await sql`create index reservation_host on reservation (host)`.execute(db);
+  await sql`
+    create table released_replica (
+      replica_id uuid primary key,
+      released_at timestamptz not null default now()
+    )`.execute(db);
 
   await sql`
     create table address (
