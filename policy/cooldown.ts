@@ -1,0 +1,30 @@
+/**
+ * How long after an operation the next one in a direction has to wait: a direction each, because taking a replica away
+ * too early costs requests and adding one too late does too. An operator's own request waits for neither.
+ */
+import type { ServiceState } from '../model/decision.ts';
+import type { ServiceSpec } from '../model/spec.ts';
+import { instant, isoInstant } from './figures.ts';
+
+/** @returns the end of the cooldown, ISO 8601, or null when none is running. */
+export function cooldownEnd(
+  direction: 'out' | 'in',
+  spec: ServiceSpec,
+  state: Pick<ServiceState, 'lastScaleOutAt' | 'lastScaleInAt'>,
+  now: string,
+): string | null {
+  const at = instant(now);
+  if (at === null) return null;
+  const [last, lengthMs] =
+    direction === 'out'
+      ? [instant(state.lastScaleOutAt), spec.cooldown.outMs]
+      : [latest(instant(state.lastScaleOutAt), instant(state.lastScaleInAt)), spec.cooldown.inMs];
+  if (last === null) return null;
+  // A last time in the future means that the wall clock was set back: wait one cooldown from now, never for years.
+  const end = Math.min(last, at) + lengthMs;
+  return end > at ? isoInstant(end) : null;
+}
+
+function latest(a: number | null, b: number | null): number | null {
+  return a === null || b === null ? (a ?? b) : Math.max(a, b);
+}
