@@ -275,6 +275,8 @@ function parseInt8(text: string): number {
 
 export interface ConnectOptions {
   readonly maxConnections?: number;
+  /** For people who wait at a terminal: gives up on a server that stopped answering; default: waits. */
+  readonly queryTimeoutMs?: number;
   /** Shown by pg_stat_activity. */
   readonly applicationName?: string;
 }
@@ -288,6 +290,7 @@ export function connectStore(databaseUrl: string, options: ConnectOptions = {}):
     connectionString: databaseUrl,
     max: options.maxConnections ?? 8,
     connectionTimeoutMillis: 5_000,
+    ...(options.queryTimeoutMs === undefined ? {} : { query_timeout: options.queryTimeoutMs }),
     application_name: options.applicationName ?? 'ciel',
     types,
   });
