@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The public interface of libcielmapper.so: reading the containers of a Linux VM out of its RAM.
+ *
+ * Made for FFI: one prefix, flat structs of fixed-width fields with asserted sizes, an ABI number to check at load, no
+ * callbacks, no printing. One thread at a time may use a guest; different guests are independent.
+ *
+ *   ciel_attach()  finds the kernel in the RAM of a QEMU process: tables, symbols, types. Tenths of a second, or less than
+ *                  a millisecond from a cache file of the same boot.
+ *   ciel_sample()  walks the cgroup tree and fills a flat buffer. Microseconds.
+ *   ciel_detach()  gives everything back; a mapping would keep a dead VM's RAM alive.
+ */
+#ifndef CIEL_MAPPER_H
+#define CIEL_MAPPER_H
+
+#include <stdint.h>
+
+#include "status.h"
+
+#define CIEL_API __attribute__((visibility("default")))
+
+enum { CIEL_ABI = 1 };
+
+struct ciel_guest;
+
+enum ciel_source_choice {
+	CIEL_SOURCE_AUTO = 0, /* mapped where the RAM is a sealed shared memfd, else by process_vm_readv */
+	CIEL_SOURCE_MAPPED = 1,
+	CIEL_SOURCE_PROCESS = 2,
+};
+
+struct ciel_attach_request {
+	uint32_t pid;
+	uint32_t machine; /* enum ciel_machine */
+	uint64_t start_time; /* field 22 of /proc/PID/stat: pids are reused. 0: any */
+	uint64_t ram_bytes;
+	uint64_t max_ram_below_4g; /* QEMU's machine option; 0: not given */
+	uint32_t source; /* enum ciel_source_choice */
+	uint32_t reserved;
+	/* A file to attach from and to save to; empty: none. It names offsets and addresses only, and is proved on use. */
+	char cache_path[248];
+};
+_Static_assert(sizeof(struct ciel_attach_request) == 288, "the FFI border");
+
+struct ciel_attach_report {
+	uint32_t source; /* CIEL_SOURCE_MAPPED or CIEL_SOURCE_PROCESS */
+	uint32_t from_cache;
+	uint32_t candidates; /* VMCOREINFO copies that differ */
+	uint32_t levels;     /* of page tables */
+	uint64_t scan_ns, symbols_ns, types_ns, total_ns;
+	uint8_t btf_hash[32];
+	uint8_t boot_id[16];
+	char release[72];
+};
+_Static_assert(sizeof(struct ciel_attach_report) == 168, "the FFI border");
+
+/*
+ * What a sample looks like in the buffer: one header, then container_count containers, each `bytes` long:
+ * struct ciel_sample_container, cpu_count u64 of CPU time by CPU number (UINT64_MAX: not a possible CPU), path_length
+ * bytes of the cgroup's path, padding to 8.
+ */
+struct ciel_sample_header {
+	uint32_t abi;
+	uint32_t header_bytes;
+	uint32_t container_bytes; /* of the fixed part */
+	uint32_t container_count;
+	uint32_t cpu_count; /* length of the per-CPU arrays: the highest possible CPU + 1 */
+	uint32_t possible_cpus;
+	uint32_t bytes;
+	uint32_t fuel_used;
+	uint64_t at_ns; /* CLOCK_BOOTTIME of the host, before the first load */
+	uint64_t elapsed_ns;
+	uint64_t jiffies;
+	uint8_t boot_id[16];
+	char release[72];
+	char nodename[72];
+};
+_Static_assert(sizeof(struct ciel_sample_header) == 216, "the FFI border");
+
+enum ciel_figure_name {
+	CIEL_FIGURE_CPU,
+	CIEL_FIGURE_CPU_USER,
+	CIEL_FIGURE_CPU_SYSTEM,
+	CIEL_FIGURE_CPU_PER_CPU, /* value: 0; the values are behind the container */
+	CIEL_FIGURE_MEMORY,
+	CIEL_FIGURE_MEMORY_ANON,
+	CIEL_FIGURE_MEMORY_FILE,
+	CIEL_FIGURE_MEMORY_SWAP_CACHE,
+	CIEL_FIGURE_MEMORY_LIMIT, /* UINT64_MAX: no limit */
+	CIEL_FIGURE_IO_READ,
+	CIEL_FIGURE_IO_WRITE,
+	CIEL_FIGURE_COUNT,
+};
+
+struct ciel_figure {
+	uint64_t value;
+	int32_t status;  /* enum ciel_status: 0, or why there is no value */
+	uint32_t detail; /* NO_FIELD: the slot that is missing, for ciel_slot_name() */
+};
+
+struct ciel_sample_container {
+	uint32_t bytes;
+	uint32_t runtime; /* enum ciel_runtime */
+	uint32_t path_length;
+	uint32_t id_offset, id_length; /* of the container's id, in the path */
+	uint32_t reserved;
+	struct ciel_figure figures[CIEL_FIGURE_COUNT];
+};
+_Static_assert(sizeof(struct ciel_sample_container) == 24 + 16 * CIEL_FIGURE_COUNT, "the FFI border");
+
+CIEL_API uint32_t ciel_abi(void);
+
+/* On success *ret is the guest. On failure the status, and error is filled. */
+CIEL_API int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret,
+			     struct ciel_attach_report *report, struct ciel_error *error);
+CIEL_API int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error);
+CIEL_API void ciel_detach(struct ciel_guest *guest);
+
+/* "field cgroup.bstat" for a slot number; an empty string for a wrong one. Static storage of the calling thread. */
+CIEL_API const char *ciel_slot_name(uint32_t slot);
+
+#endif

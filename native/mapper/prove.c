@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Believing an attach. Everything that was found is the guest's word, or a cache's; here it is compared with the memory.
+ *
+ * The boot id names one boot of one kernel: a hash over what is random or placed anew at each boot — KASLR offsets of
+ * image, direct map and vmalloc space, and the first task's stack canary. The kernel's own boot_id would be simpler, but
+ * is filled in only when somebody first reads it, so it changes while a guest runs.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "guest.h"
+
+static enum ciel_status prove_banner(struct ciel_guest *guest, struct ciel_error *error)
+{
+	static const char prefix[] = "Linux version ";
+	uint64_t address = ciel_core_value(guest, CIEL_CORE_LINUX_BANNER);
+	char banner[sizeof(prefix) + sizeof(guest->info.release)];
+
+	if (!address)
+		return ciel_fail(error, CIEL_NO_SYMBOLS, "the kernel has no linux_banner");
+	size_t release_length = strlen(guest->info.release);
+	enum ciel_status status =
+		ciel_space_read(&guest->space, address, banner, sizeof(prefix) - 1 + release_length, error);
+	if (status)
+		return ciel_context(error, "reading linux_banner");
+	if (memcmp(banner, prefix, sizeof(prefix) - 1) != 0 ||
+	    memcmp(banner + sizeof(prefix) - 1, guest->info.release, release_length) != 0)
+		return ciel_fail(error, CIEL_STALE, "linux_banner at 0x%" PRIx64 " is not that of %s", address,
+				 guest->info.release);
+	return CIEL_OK;
+}
+
+static enum ciel_status prove_first_task(struct ciel_guest *guest, struct ciel_error *error)
+{
+	static const char name[] = "swapper";
+	uint64_t task = ciel_core_value(guest, CIEL_CORE_INIT_TASK);
+	const struct ciel_slot *comm = ciel_core_slot(guest, CIEL_CORE_TASK_COMM);
+	char found[sizeof(name) - 1];
+
+	if (!task || !comm->available)
+		return ciel_fail(error, CIEL_NO_TYPES, "the kernel's types or symbols lack init_task or task_struct.comm");
+	enum ciel_status status = ciel_space_read(&guest->space, task + comm->value, found, sizeof(found), error);
+	if (status)
+		return ciel_context(error, "reading init_task.comm");
+	if (memcmp(found, name, sizeof(found)) != 0)
+		return ciel_fail(error, CIEL_STALE, "init_task.comm at 0x%" PRIx64 " is not swapper", task + comm->value);
+	return CIEL_OK;
+}
+
+enum ciel_status ciel_guest_prove(struct ciel_guest *guest, struct ciel_error *error)
+{
+	enum ciel_status status = prove_banner(guest, error);
+
+	return status ? status : prove_first_task(guest, error);
+}
+
+/* A variable of the kernel's image, or 0: kernels without KASLR for memory regions have none of them. */
+static uint64_t read_variable(struct ciel_guest *guest, enum ciel_core_slot symbol)
+{
+	uint64_t address = ciel_core_value(guest, symbol), value;
+	struct ciel_error ignored;
+
+	return address && ciel_space_read(&guest->space, address, &value, sizeof(value), &ignored) == CIEL_OK ? value : 0;
+}
+
+enum ciel_status ciel_guest_boot_id(struct ciel_guest *guest, uint8_t ret[16], struct ciel_error *error)
+{
+	struct {
+		uint64_t numbers[5];
+		char release[72];
+	} named = {
+		.numbers = {
+			guest->info.text_start,
+			guest->info.phys_base,
+			read_variable(guest, CIEL_CORE_PAGE_OFFSET_BASE),
+			read_variable(guest, CIEL_CORE_VMALLOC_BASE),
+		},
+	};
+	const struct ciel_slot *canary = ciel_core_slot(guest, CIEL_CORE_TASK_CANARY);
+	uint8_t hash[CIEL_HASH_BYTES];
+
+	if (canary->available && canary->size == 8) {
+		uint64_t address = ciel_core_value(guest, CIEL_CORE_INIT_TASK) + canary->value;
+		enum ciel_status status =
+			ciel_space_read(&guest->space, address, &named.numbers[4], sizeof(named.numbers[4]), error);
+		if (status)
+			return ciel_context(error, "reading init_task.stack_canary");
+	}
+	memcpy(named.release, guest->info.release, sizeof(guest->info.release));
+	ciel_sha256(&named, sizeof(named), hash);
+	memcpy(ret, hash, 16);
+	return CIEL_OK;
+}
+
+/* Whether arithmetic and page tables agree about one address. */
+static int agrees(struct ciel_guest *guest, uint64_t address, uint64_t physical)
+{
+	struct ciel_extent walked;
+	struct ciel_error ignored;
+	uint64_t offset, left;
+
+	return ciel_space_walk(&guest->space, address, &walked, &ignored) == CIEL_OK &&
+	       ciel_layout_find(&guest->layout, physical, &offset, &left) && walked.offset == offset;
+}
+
+void ciel_guest_set_linear_ranges(struct ciel_guest *guest)
+{
+	struct ciel_space *space = &guest->space;
+	uint64_t text = ciel_core_value(guest, CIEL_CORE_TEXT), end = ciel_core_value(guest, CIEL_CORE_END);
+	uint64_t banner = ciel_core_value(guest, CIEL_CORE_LINUX_BANNER);
+	uint64_t banner_physical = banner - CIEL_KERNEL_MAP + space->phys_base;
+
+	if (text >= CIEL_KERNEL_MAP && end > text && agrees(guest, text, text - CIEL_KERNEL_MAP + space->phys_base) &&
+	    agrees(guest, banner, banner_physical)) {
+		space->image_start = text;
+		space->image_end = end;
+	}
+
+	uint64_t direct = read_variable(guest, CIEL_CORE_PAGE_OFFSET_BASE), direct_end;
+	if (direct && !__builtin_add_overflow(direct, ciel_layout_end(&guest->layout), &direct_end) &&
+	    agrees(guest, direct + banner_physical, banner_physical)) {
+		space->direct_start = direct;
+		space->direct_end = direct_end;
+	}
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What compiled views call: guest memory by guest-virtual address, and fuel. See view-runtime.h for the contract.
+ *
+ * g_map() is the innermost function of a sample: a range check and an addition for the direct map and the image, a cache
+ * look-up for the rest, a residency bit for mapped RAM. It hands out pointers into one page only; a value that crosses a
+ * page is put together in a buffer.
+ */
+#include <string.h>
+
+#include "runtime.h"
+
+_Thread_local struct ciel_view_context *ciel_view;
+static _Thread_local struct ciel_space *view_space;
+
+void ciel_runtime_enter(struct ciel_view_context *context, struct ciel_space *space)
+{
+	ciel_view = context;
+	view_space = space;
+}
+
+void ciel_runtime_leave(void)
+{
+	ciel_view = NULL;
+	view_space = NULL;
+}
+
+static inline int burn(void)
+{
+	if (__builtin_expect(ciel_view->fuel == 0, 0)) {
+		ciel_view->error = CIEL_VIEW_FUEL;
+		return 0;
+	}
+	ciel_view->fuel--;
+	return 1;
+}
+
+static const volatile uint8_t *fault(uint64_t address)
+{
+	ciel_view->error = CIEL_VIEW_FAULT;
+	ciel_view->error_address = address;
+	return NULL;
+}
+
+/* A pointer to one guest byte; those behind it up to the end of its page are readable too. */
+static inline const volatile uint8_t *map_byte(uint64_t address)
+{
+	struct ciel_extent extent;
+
+	if (!ciel_space_find(view_space, address, &extent))
+		return fault(address);
+	const volatile uint8_t *page = ciel_source_page(view_space->source, extent.offset & CIEL_PAGE_MASK);
+	return page ? page + (extent.offset & ~CIEL_PAGE_MASK) : fault(address);
+}
+
+static const volatile void *map_across_pages(uint64_t address, uint32_t size)
+{
+	static _Thread_local uint64_t bounce;
+	uint8_t *to = (uint8_t *)&bounce;
+
+	for (uint32_t i = 0; i < size; i++) {
+		const volatile uint8_t *from = map_byte(address + i);
+		if (!from)
+			return NULL;
+		to[i] = *from;
+	}
+	return &bounce;
+}
+
+const volatile void *g_map(uint64_t address, uint32_t size)
+{
+	if (!burn())
+		return NULL;
+	if (__builtin_expect((address & ~CIEL_PAGE_MASK) + size > CIEL_PAGE_SIZE, 0))
+		return size <= sizeof(uint64_t) ? map_across_pages(address, size) : fault(address);
+	return map_byte(address);
+}
+
+int g_burn(void)
+{
+	return burn();
+}
+
+void g_no_slot(uint32_t slot)
+{
+	ciel_view->error = CIEL_VIEW_NO_SLOT;
+	ciel_view->error_slot = slot;
+}
+
+int g_string(char *destination, uint32_t capacity, uint64_t address)
+{
+	uint32_t length = 0;
+
+	if (capacity == 0)
+		return ciel_view->error = CIEL_VIEW_LIMIT;
+	destination[0] = '\0';
+	while (length < capacity - 1) {
+		if (!burn())
+			return CIEL_VIEW_FUEL;
+		const volatile uint8_t *from = map_byte(address + length);
+		if (!from)
+			return CIEL_VIEW_FAULT;
+		uint32_t left = (uint32_t)(CIEL_PAGE_SIZE - ((address + length) & ~CIEL_PAGE_MASK));
+		for (uint32_t i = 0; i < left && length < capacity - 1; i++) {
+			char byte = (char)from[i];
+			destination[length] = byte;
+			if (!byte)
+				return (int)length;
+			length++;
+		}
+		destination[length] = '\0';
+	}
+	/* Full: one more byte tells whether the string ends just here. */
+	const volatile uint8_t *end = map_byte(address + length);
+	if (!end)
+		return CIEL_VIEW_FAULT;
+	if (*end)
+		return ciel_view->error = CIEL_VIEW_LIMIT;
+	return (int)length;
+}
