@@ -24,15 +24,17 @@ const bytesSchema = z.string().transform((written, context) => {
 });
 
 const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
-/** "500ms", "30s", "5m", "1h". Result in milliseconds. */
-const durationSchema = z.string().transform((written, context) => {
+/** "500ms", "30s", "5m", "1h". Result in milliseconds. null: not of that form. */
+export function parseDuration(written: string): number | null {
   const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)$/.exec(written);
   const unit = DURATION_UNITS[match?.[2] ?? ''];
-  if (match === null || unit === undefined) {
-    context.addIssue({ code: 'custom', message: `expected a duration such as 500ms, 30s, 5m or 1h, got "${written}"` });
-    return z.NEVER;
-  }
-  return Math.round(Number(match[1]) * unit);
+  return match === null || unit === undefined ? null : Math.round(Number(match[1]) * unit);
+}
+const durationSchema = z.string().transform((written, context) => {
+  const milliseconds = parseDuration(written);
+  if (milliseconds !== null) return milliseconds;
+  context.addIssue({ code: 'custom', message: `expected a duration such as 500ms, 30s, 5m or 1h, got "${written}"` });
+  return z.NEVER;
 });
 
 const addressSchema = z.ipv4('an IPv4 address such as 10.0.0.10');

@@ -86,11 +86,18 @@ export interface OperationRecord {
 /** Newest first. */
 export async function listOperations(
   store: Store,
-  { service, operationId, limit }: { readonly service?: string; readonly operationId?: string; readonly limit: number },
+  filter: {
+    readonly service?: string;
+    readonly operationId?: string;
+    readonly state?: OperationState;
+    readonly limit: number;
+  },
 ): Promise<readonly OperationRecord[]> {
+  const { service, operationId, state, limit } = filter;
   let query = store.selectFrom('operation').selectAll().orderBy('openedAt', 'desc').limit(limit);
   if (service !== undefined) query = query.where('service', '=', service);
   if (operationId !== undefined) query = query.where('operationId', '=', operationId);
+  if (state !== undefined) query = query.where('state', '=', state);
   return query.execute();
 }
 export async function listSteps(store: Store, runId: string) {
