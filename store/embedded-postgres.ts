@@ -94,7 +94,13 @@ function asOwner(owner: Owner | null, deathSignal: 'QUIT' | 'KILL', command: rea
   return ['setpriv', '--pdeathsig', deathSignal, ...identity, '--', ...command];
 }
 
-async function initialise(programs: string, directory: string, owner: Owner | null, password: string): Promise<void> {
+async function initialise(
+  programs: string,
+  directory: string,
+  owner: Owner | null,
+  password: string,
+  durable: boolean,
+): Promise<void> {
   const data = join(directory, 'data');
   const fresh = `${data}.new`;
   const passwordFile = join(directory, 'password.new');
@@ -114,6 +120,7 @@ async function initialise(programs: string, directory: string, owner: Owner | nu
     '--encoding=UTF8',
     '--locale=C.UTF-8',
     '--no-instructions',
+    ...(durable ? [] : ['--no-sync']),
   ]);
   await execa(program, rest, { cwd: directory });
   await rm(passwordFile);
@@ -187,7 +194,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   if (Buffer.byteLength(socket) > MAX_SOCKET_PATH) {
     throw new Error(`${socket} is too long for a Unix socket (${MAX_SOCKET_PATH} bytes); choose a shorter --state`);
   }
-  const user = options.user ?? 'nobody';
+  const { user = 'nobody', durable = true } = options;
   const owner = await ownerOf(user);
   await mkdir(run, { recursive: true, mode: 0o711 });
   if (owner !== null) {
@@ -203,14 +210,20 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const programs = await binaries(directory, owner);
   const password = await passwordIn(directory);
   if ((await stat(join(data, 'PG_VERSION')).catch(() => null)) === null) {
-    await initialise(programs, directory, owner, password);
+    await initialise(programs, directory, owner, password, durable);
   }
   await endLeftover(data);
 
   const logFile = join(directory, 'log');
   const log = await open(logFile, 'a', 0o640);
-  const settings = ['listen_addresses=', `unix_socket_directories=${run}`, 'max_connections=60', 'shared_buffers=64MB'];
-  if (options.durable === false) settings.push('fsync=off', 'synchronous_commit=off');
+  const settings = [
+    'listen_addresses=',
+    `unix_socket_directories=${run}`,
+    'max_connections=60',
+    'shared_buffers=64MB',
+    'log_checkpoints=off',
+  ];
+  if (!durable) settings.push('fsync=off', 'synchronous_commit=off');
   const [program = '', ...rest] = asOwner(owner, 'QUIT', [
     join(programs, 'bin', 'postgres'),
     '-D',
