@@ -86,7 +86,10 @@ function value(xml: string, path: string): string {
     doc.dispose();
   }
 }
-function brokenBy(text: string, act = (broken: TemplateXml) => rewriteDomainXml(broken, NEW)): string {
+function brokenBy(
+  text: string,
+  act: (broken: TemplateXml) => unknown = (broken) => rewriteDomainXml(broken, NEW),
+): string {
   try {
     act(template(text));
   } catch (error) {
