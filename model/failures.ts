@@ -10,6 +10,7 @@ export const RETRYABLE_FAILURES = [
   'GuestNotReady',
   'AgentUnreachable',
   'DirectorUnreachable',
+  'RegistryUnreachable',
   'HypervisorUnreachable',
   'StoreUnreachable',
 ] as const;
