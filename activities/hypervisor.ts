@@ -13,8 +13,8 @@ import type { HostActivities, OperationRef, Reservation } from '../model/activit
 import { CielFailure } from '../model/failures.ts';
 import { MARK_NAMESPACE } from '../model/identity.ts';
 import type { HostSpec, TemplateSpec } from '../model/spec.ts';
+import { type Accelerator, workingAccelerator } from '../native/accelerator.ts';
 import { type DomainDescription, LIBVIRT_ERRORS, type Libvirt, LibvirtError, LibvirtStuck } from '../native/libvirt.ts';
-import { type Accelerator, workingAccelerator } from '../native/libvirt-accelerator.ts';
 import { GuestAgent } from './agent.ts';
 import { cloneDisk, removeDisk } from './clone.ts';
 import { GuestDocker } from './docker.ts';
@@ -44,12 +44,9 @@ export function createHostActivities(dependencies: HostDependencies): HostActivi
   const agent = new GuestAgent(libvirt);
   let accelerator: Promise<Accelerator> | null = null;
 
-  /** Asked once a process; not remembered when libvirt could not answer. */
+  /** Found by trying, once a process. */
   function bestAccelerator(): Promise<Accelerator> {
-    accelerator ??= workingAccelerator(libvirt).catch((error: unknown) => {
-      accelerator = null;
-      throw error;
-    });
+    accelerator ??= workingAccelerator();
     return accelerator;
   }
 

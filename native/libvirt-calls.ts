@@ -41,8 +41,6 @@ const STATS_CPU = 2;
 /** Skips what a hung QEMU would have to answer. */
 const STATS_NOWAIT = 2 ** 29;
 const DEFINE_VALIDATE = 1;
-const START_PAUSED = 1;
-const START_AUTODESTROY = 2;
 const UNDEFINE_MANAGED_SAVE = 1;
 const UNDEFINE_SNAPSHOTS_METADATA = 2;
 const UNDEFINE_NVRAM = 4;
@@ -121,17 +119,6 @@ export const calls = {
   /** Defines, or redefines what has the same UUID. Elements outside libvirt's schema are an error, not dropped. */
   defineXml(connection: ConnectionPointer, xml: string): DomainDescription {
     const domain = C.define(connection, xml, DEFINE_VALIDATE);
-    if (domain === null) throw lastError(connection);
-    return freeing(domain, () => describe(connection, domain));
-  },
-
-  /** A transient domain, that ends with the connection. */
-  createTransient(
-    connection: ConnectionPointer,
-    xml: string,
-    options: { readonly paused: boolean },
-  ): DomainDescription {
-    const domain = C.createXml(connection, xml, START_AUTODESTROY | (options.paused ? START_PAUSED : 0));
     if (domain === null) throw lastError(connection);
     return freeing(domain, () => describe(connection, domain));
   },

@@ -59,11 +59,6 @@ export const C = {
     xml: string,
     flags: number,
   ) => DomainPointer | null,
-  createXml: libvirt.func('void *virDomainCreateXML(void *connection, const char *xml, unsigned int flags)') as (
-    connection: ConnectionPointer,
-    xml: string,
-    flags: number,
-  ) => DomainPointer | null,
   byUuid: libvirt.func('void *virDomainLookupByUUIDString(void *connection, const char *uuid)') as (
     connection: ConnectionPointer,
     uuid: string,

@@ -117,10 +117,6 @@ export class Libvirt {
   defineXml(xml: string) {
     return this.#slow.call('defineXml', [xml], SLOW_DEADLINE_MS);
   }
-  /** A domain without a definition, which ends with its thread's connection at the latest. */
-  createTransient(xml: string, options: { readonly paused: boolean }) {
-    return this.#slow.call('createTransient', [xml, options], SLOW_DEADLINE_MS);
-  }
   create(uuid: string): Promise<void> {
     return this.#slow.call('create', [uuid], SLOW_DEADLINE_MS);
   }
