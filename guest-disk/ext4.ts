@@ -15,7 +15,7 @@
  */
 import { asDiskUnreadable, type BlockSource, DiskUnreadable, MAX_READ_BYTES } from './disk.ts';
 import type { DirectoryEntry, FileStatus, FileSystem, FileSystemAge, FileSystemFormat } from './file-system.ts';
-import { type JournalBlocks, JournalOverlay, MAX_JOURNAL_BLOCKS } from './journal.ts';
+import { type Changed, type JournalBlocks, JournalOverlay, MAX_JOURNAL_BLOCKS } from './journal.ts';
 
 const SUPERBLOCK_OFFSET = 1024;
 const SUPERBLOCK_BYTES = 1024;
@@ -164,6 +164,8 @@ class Ext4 implements FileSystem {
   readonly #cache = new Map<number, Buffer>();
   /** The blocks that the current coherent read depends on; null outside of one. */
   #touched: Set<number> | null = null;
+  /** Since it was opened: a coherent read ends with following the journal, which serves the next one's start. */
+  #isFollowed = false;
   #visits = 0;
 
   static async open(source: BlockSource, geometry: Geometry, overlay: JournalOverlay): Promise<Ext4> {
@@ -198,7 +200,7 @@ class Ext4 implements FileSystem {
     let torn: unknown;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
       try {
-        await this.#followJournal();
+        if (!this.#isFollowed) await this.#followJournal();
         this.#touched = new Set();
         this.#visits = 0;
         const outcome = await settle(read);
@@ -239,16 +241,18 @@ class Ext4 implements FileSystem {
     return entries.filter(({ name }) => name !== '.' && name !== '..').map(({ name, type }) => ({ name, type }));
   }
 
-  async #followJournal() {
-    if (!this.#journal) {
-      // Without a journal nothing tells what changed; each read then starts from the disk.
-      this.#cache.clear();
-      return new Set<number>();
+  async #followJournal(): Promise<Changed> {
+    this.#isFollowed = false;
+    // Without a journal nothing tells what changed, and when it cannot be followed neither: nothing may be kept then.
+    let changed: Changed = 'everything';
+    try {
+      if (this.#journal) changed = await this.overlay.follow(this.#journal);
+    } finally {
+      if (changed === 'everything') this.#cache.clear();
+      else for (const block of changed) this.#cache.delete(block);
     }
-    const changed = await this.overlay.follow(this.#journal);
-    if (changed === 'everything') this.#cache.clear();
-    else for (const block of changed) this.#cache.delete(block);
-    return changed;
+    this.#isFollowed = true;
+    return this.#journal ? changed : new Set();
   }
 
   /**
@@ -360,7 +364,9 @@ class Ext4 implements FileSystem {
     const count = Math.ceil(sizeBytes / this.#geometry.blockSize);
     const content = Buffer.alloc(count * this.#geometry.blockSize);
     const runs = await this.#mapBlocks(inode, count);
-    await this.#readRuns(runs, 0, count, content, (physical, blocks) => this.#readData(physical, blocks));
+    await this.#readRuns(runs, 0, count, content, (physical, blocks) =>
+      inode.type === 'directory' ? this.#readCached(physical, blocks) : this.#readData(physical, blocks),
+    );
     return content.subarray(0, sizeBytes);
   }
 
@@ -460,32 +466,38 @@ class Ext4 implements FileSystem {
     }
   }
 
-  async #readBlock(number: number): Promise<Buffer> {
-    this.#visit(number, 1);
-    const cached = this.#cache.get(number);
-    if (cached) return cached;
-    const content = await this.#readNewest(number);
-    if (this.#cache.size * this.#geometry.blockSize >= MAX_CACHE_BYTES) this.#cache.clear();
-    this.#cache.set(number, content);
-    return content;
+  #readBlock(number: number): Promise<Buffer> {
+    return this.#readCached(number, 1);
   }
 
-  /** Many blocks in one read, with those that have a newer copy in the journal replaced. */
-  async #readData(physical: number, count: number): Promise<Buffer> {
+  async #readCached(physical: number, count: number): Promise<Buffer> {
     const { blockSize } = this.#geometry;
-    this.#visit(physical, count);
-    const content = await this.#source.read(physical * blockSize, count * blockSize);
+    const cached = Array.from({ length: count }, (_, index) => this.#cache.get(physical + index));
+    if (cached.every((block) => block !== undefined)) {
+      this.#visit(physical, count);
+      return cached.length === 1 && cached[0] ? cached[0] : Buffer.concat(cached);
+    }
+    const content = await this.#readData(physical, count);
+    if ((this.#cache.size + count) * blockSize > MAX_CACHE_BYTES) this.#cache.clear();
     for (let index = 0; index < count; index++) {
-      if (!this.overlay.has(physical + index)) continue;
-      (await this.#readNewest(physical + index)).copy(content, index * blockSize);
+      this.#cache.set(physical + index, content.subarray(index * blockSize, (index + 1) * blockSize));
     }
     return content;
   }
 
-  async #readNewest(number: number): Promise<Buffer> {
+  /** Blocks that lie side by side, in one read, with those that have a newer copy in the journal replaced. */
+  async #readData(physical: number, count: number): Promise<Buffer> {
     const { blockSize } = this.#geometry;
-    const journalled = this.#journal && (await this.overlay.read(this.#journal, number));
-    return journalled ?? this.#source.read(number * blockSize, blockSize);
+    this.#visit(physical, count);
+    const newer: [number, Buffer][] = [];
+    for (let index = 0; index < count; index++) {
+      const copy = this.#journal && (await this.overlay.read(this.#journal, physical + index));
+      if (copy) newer.push([index, copy]);
+    }
+    if (newer.length === count) return Buffer.concat(newer.map(([, copy]) => copy));
+    const content = await this.#source.read(physical * blockSize, count * blockSize);
+    for (const [index, copy] of newer) copy.copy(content, index * blockSize);
+    return content;
   }
 
   #visit(first: number, count: number): void {

@@ -77,8 +77,11 @@ const TAG_LAST = 8;
 /** 1 GiB of 4 KiB blocks, the largest journal that mke2fs makes by itself. */
 export const MAX_JOURNAL_BLOCKS = 262_144;
 const MIN_JOURNAL_BLOCKS = 16;
-/** The log is read ahead by so much: small transactions lie side by side, the data of large ones is jumped over. */
-const WINDOW_BYTES = 64 << 10;
+/**
+ * The log is read ahead, by two blocks first (the last commit, and whether there is more), then by more and more: small
+ * transactions lie side by side. The data of large ones is jumped over.
+ */
+const MAX_WINDOW_BYTES = 64 << 10;
 const MAX_FOLLOW_ATTEMPTS = 5;
 /** In one walk over the log. A revoke block of 4 KiB holds up to 1,000. */
 const MAX_REVOKES = 500_000;
@@ -128,22 +131,27 @@ export class JournalOverlay {
     for (let attempt = 0; attempt < MAX_FOLLOW_ATTEMPTS; attempt++) {
       const superblock = await readSuperblock(journal);
       if (superblock.start === 0) {
-        everything ||= this.#next !== undefined;
+        // Empty, perhaps again: then what was committed meanwhile has gone home unseen.
+        const isUnchanged = !this.#next && this.#superblock?.sequence === superblock.sequence;
+        everything ||= !isUnchanged;
         this.#forget(superblock);
-      } else {
-        if (!(await this.#continues(journal, superblock))) {
-          everything = true;
-          this.#forget(superblock);
-          this.#next = { block: superblock.start, sequence: superblock.sequence };
-        }
-        this.#superblock = superblock;
-        await this.#walk(journal, superblock, changed);
+        return everything ? 'everything' : changed;
       }
+      const log = new LogWindow(journal, superblock);
+      if (!(await this.#continues(log, superblock))) {
+        everything = true;
+        this.#forget(superblock);
+        this.#next = { block: superblock.start, sequence: superblock.sequence };
+      }
+      this.#superblock = superblock;
+      // With nothing new behind an intact last commit, the tail cannot have come this far.
+      const isAtEnd = !(await this.#walk(log, superblock, changed));
+      if (isAtEnd && !everything) return changed;
+      // What a tail that moved meanwhile has passed may have been overwritten under our eyes. Look again from here.
       const after = await readSuperblock(journal);
       if (after.start === superblock.start && after.sequence === superblock.sequence) {
         return everything ? 'everything' : changed;
       }
-      // The tail moved: what it moved past may have been overwritten under our eyes. Look again from where we are now.
     }
     throw new DiskUnreadable(
       'Torn',
@@ -159,7 +167,7 @@ export class JournalOverlay {
   }
 
   /** Whether this is the journal that was followed before, and its tail has not passed us. Drops what has gone home. */
-  async #continues(journal: JournalBlocks, superblock: Superblock): Promise<boolean> {
+  async #continues(log: LogWindow, superblock: Superblock): Promise<boolean> {
     const known = this.#superblock;
     const next = this.#next;
     if (!known || !next || !known.uuid.equals(superblock.uuid) || known.incompatible !== superblock.incompatible) {
@@ -168,7 +176,7 @@ export class JournalOverlay {
     if (known.first !== superblock.first || known.end !== superblock.end) return false;
     if (isBefore(superblock.sequence, known.sequence) || isBefore(next.sequence, superblock.sequence)) return false;
     if (this.#lastCommit && superblock.sequence !== next.sequence) {
-      const content = await journal.read(this.#lastCommit.block, 1);
+      const content = await log.read(this.#lastCommit.block);
       if (!content.equals(this.#lastCommit.content)) return false;
     }
     if (superblock.sequence !== known.sequence) {
@@ -179,9 +187,10 @@ export class JournalOverlay {
     return true;
   }
 
-  async #walk(journal: JournalBlocks, superblock: Superblock, changed: Set<number>): Promise<void> {
-    if (!this.#next) return;
-    const log = new LogWindow(journal, superblock);
+  /** To the end of the log; tells whether there was anything new. */
+  async #walk(log: LogWindow, superblock: Superblock, changed: Set<number>): Promise<boolean> {
+    if (!this.#next) return false;
+    let isNew = false;
     const length = superblock.end - superblock.first;
     let { block, sequence } = this.#next;
     let copies: [number, Copy][] = [];
@@ -190,7 +199,7 @@ export class JournalOverlay {
     for (let walked = 0; walked < length; walked++) {
       const content = await log.read(block);
       const isExpected = content.readUInt32BE(0) === MAGIC && content.readUInt32BE(8) === sequence;
-      if (!isExpected || !checksumOfBlockMatches(superblock, content)) return;
+      if (!isExpected || !checksumOfBlockMatches(superblock, content)) return isNew;
       block = log.after(block, 1);
       switch (content.readUInt32BE(4)) {
         case BLOCK_DESCRIPTOR: {
@@ -224,12 +233,14 @@ export class JournalOverlay {
           this.#committedAtUnixMs = readCommitTime(content);
           sequence = (sequence + 1) >>> 0;
           this.#next = { block, sequence };
+          isNew = true;
           break;
         }
         default:
-          return;
+          return isNew;
       }
     }
+    return isNew;
   }
 
   #checksumMatches(copy: Copy, block: Buffer): boolean {
@@ -246,6 +257,7 @@ export class JournalOverlay {
 class LogWindow {
   readonly #journal: JournalBlocks;
   readonly #superblock: Superblock;
+  #ahead = 2;
   #first = 0;
   #content: Buffer = Buffer.alloc(0);
 
@@ -258,7 +270,8 @@ class LogWindow {
     const { blockSize } = this.#journal;
     const at = (block - this.#first) * blockSize;
     if (at >= 0 && at < this.#content.length) return this.#content.subarray(at, at + blockSize);
-    const count = Math.min(Math.max(1, WINDOW_BYTES / blockSize), this.#superblock.end - block);
+    const count = Math.min(this.#ahead, this.#superblock.end - block);
+    this.#ahead = Math.min(this.#ahead * 2, Math.max(2, MAX_WINDOW_BYTES / blockSize));
     this.#content = await this.#journal.read(block, count);
     this.#first = block;
     return this.#content.subarray(0, blockSize);
