@@ -44,21 +44,38 @@ ip link set dev "$nic" up
 ip address replace "$2" dev "$nic"
 if [ -n "$3" ]; then ip route replace default via "$3" dev "$nic"; fi`;
 
-/** The container's own network namespace, entered from the guest: the image needs no \`ip\`, the container no NET_ADMIN. */
-const SET_VIRTUAL_ADDRESS = 'nsenter -t "$1" -n ip address replace "$2/32" dev lo';
+/**
+ * Puts the virtual address on the container's lo, entering its network namespace from the guest: the image needs no `ip`,
+ * the container no NET_ADMIN. A restarted container has a new namespace without it, and would swallow the traffic that LVS
+ * sends: so a loop follows its process id, which containerd keeps in a file, and costs a shell and a look a second.
+ *
+ * From here on the container may restart by itself; until now its end was to be seen. on-failure, not unless-stopped: after
+ * a reboot of the VM, which loses the addresses, it must not come back without them.
+ * $1: the container's process id, $2: the address, $3: the container's id.
+ */
+const KEEP_VIRTUAL_ADDRESS = `set -eu
+nsenter -t "$1" -n ip address replace "$2/32" dev lo
+docker update --restart on-failure "$3" >/dev/null
+keeper=/run/ciel-address.pid
+if [ -e "$keeper" ]; then kill "$(cat "$keeper")" 2>/dev/null || true; fi
+setsid sh -c '
+  last=$1
+  while sleep 1; do
+    pid=$(cat "/run/containerd/io.containerd.runtime.v2.task/moby/$3/init.pid" 2>/dev/null) || continue
+    if [ "$pid" != "$last" ] && nsenter -t "$pid" -n ip address replace "$2/32" dev lo; then last=$pid; fi
+  done' sh "$1" "$2" "$3" </dev/null >/dev/null 2>&1 &
+echo $! >"$keeper"`;
 
 const containerSchema = z.object({
   id: z.string().regex(/^[0-9a-f]{64}$/),
   running: z.boolean(),
-  restarting: z.boolean(),
-  restarts: z.int().nonnegative(),
   exitCode: z.int(),
   pid: z.int().nonnegative(),
   error: z.string().max(4_096),
   replica: z.string().max(256),
 });
 type Container = z.output<typeof containerSchema>;
-const CONTAINER_FORMAT = `{"id":{{json .Id}},"running":{{.State.Running}},"restarting":{{.State.Restarting}},"restarts":{{.RestartCount}},"exitCode":{{.State.ExitCode}},"pid":{{.State.Pid}},"error":{{json .State.Error}},"replica":{{json (or (index .Config.Labels "${REPLICA_LABEL}") "")}}}`;
+const CONTAINER_FORMAT = `{"id":{{json .Id}},"running":{{.State.Running}},"exitCode":{{.State.ExitCode}},"pid":{{.State.Pid}},"error":{{json .State.Error}},"replica":{{json (or (index .Config.Labels "${REPLICA_LABEL}") "")}}}`;
 const imageIdSchema = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 
 export interface PullProgress {
@@ -115,7 +132,7 @@ export class GuestDocker {
       await this.#createNetwork();
       container = await this.#create(spec);
     }
-    await this.#setVirtualAddress(spec, container);
+    await this.#keepVirtualAddress(spec, container);
     return container.id;
   }
 
@@ -174,28 +191,23 @@ export class GuestDocker {
     throw await this.#exited(spec, container, run);
   }
 
-  async #setVirtualAddress(spec: ServiceSpec, container: Container): Promise<void> {
-    const set = await this.#run('sh', [
-      ...['-c', SET_VIRTUAL_ADDRESS, 'sh'],
-      ...[String(container.pid), spec.virtual.address],
-    ]);
-    // A container that restarted since has another namespace: what was set is gone with the old one.
+  async #keepVirtualAddress(spec: ServiceSpec, container: Container): Promise<void> {
+    const args = [String(container.pid), spec.virtual.address, container.id];
+    const kept = await this.#run('sh', ['-c', KEEP_VIRTUAL_ADDRESS, 'sh', ...args]);
     const now = await this.#container(spec.name);
-    if (now === null || !now.running || now.restarts > container.restarts || now.pid !== container.pid) {
-      throw await this.#exited(spec, now ?? container, null);
-    }
-    if (set.exitCode !== 0) throw this.#notReady(`set ${spec.virtual.address} on lo of the container`, set);
+    if (now === null || !now.running) throw await this.#exited(spec, now ?? container, null);
+    if (kept.exitCode !== 0) throw this.#notReady(`set ${spec.virtual.address} on lo of the container`, kept);
   }
 
   async #exited(spec: ServiceSpec, container: Container, run: GuestResult | null): Promise<CielFailure> {
     const logs = await this.#run('docker', ['logs', '--tail', String(LOG_LINES), container.id]);
     await this.#remove(container.id);
-    const said =
-      quoteGuest(`${logs.stdout}\n${logs.stderr}`) || quoteGuest(run?.stderr ?? container.error) || 'nothing';
+    const sources = [`${logs.stdout}\n${logs.stderr}`, run?.stderr ?? '', container.error];
+    const words = sources.map(quoteGuest).find((text) => text !== '');
     return new CielFailure(
       'ContainerExited',
       `started the container of service "${spec.name}" (image ${spec.image}) in ${this.#where}: it ended at once with exit ` +
-        `code ${container.exitCode}; its last words: ${said}. Correct the image or "run" in ciel.yaml.`,
+        `code ${container.exitCode}; its last words: ${words ?? 'none'}. Correct the image or "run" in ciel.yaml.`,
     );
   }
 
@@ -260,7 +272,7 @@ export class GuestDocker {
 export function containerArguments(spec: ServiceSpec, replicaId: string, address: string): string[] {
   const { command, env, cpuLimitCores, memoryLimitBytes } = spec.run;
   return [
-    ...['run', '--detach', '--pull', 'never', '--name', spec.name, '--restart', 'unless-stopped'],
+    ...['run', '--detach', '--pull', 'never', '--name', spec.name],
     ...['--network', NETWORK, '--ip', address],
     // The virtual address on lo is not announced, nor asked from: it is the director's on this segment.
     ...['--sysctl', 'net.ipv4.conf.all.arp_ignore=1', '--sysctl', 'net.ipv4.conf.all.arp_announce=2'],
