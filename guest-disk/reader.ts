@@ -82,28 +82,39 @@ export class GuestDiskReader {
   }
 
   #ask(request: LookUpRequest): Promise<{ reading: Reading<ContainersOnDisk>; costTheThread: boolean }> {
-    const thread = this.#thread ?? startThread(this.#options.heapMegabytes);
-    this.#thread = thread;
     const { deadlineMs, heapMegabytes } = this.#options;
+    const thread = this.#thread ?? this.#startThread();
     return new Promise((resolve) => {
       const settle = (reading: Reading<ContainersOnDisk>, costTheThread: boolean) => {
         clearTimeout(deadline);
-        thread.removeAllListeners();
+        thread.off('message', onAnswer).off('error', onError);
         resolve({ reading, costTheThread });
       };
-      const deadline = setTimeout(() => {
-        settle(unavailable('Exhausted', `reading the disk was not done in ${deadlineMs} ms`), true);
-      }, deadlineMs);
-      thread.on('message', (reading: Reading<ContainersOnDisk>) => settle(reading, false));
-      thread.on('error', (error: NodeJS.ErrnoException) => {
+      const onAnswer = (reading: Reading<ContainersOnDisk>) => settle(reading, false);
+      const onError = (error: NodeJS.ErrnoException) => {
         const reading =
           error.code === 'ERR_WORKER_OUT_OF_MEMORY'
             ? unavailable('Exhausted', `reading the disk took more than ${heapMegabytes} MB`)
             : unavailable('ReaderDown', `reading the disk failed: ${error.stack ?? error.message}`);
         settle(reading, true);
-      });
+      };
+      const deadline = setTimeout(() => {
+        settle(unavailable('Exhausted', `reading the disk was not done in ${deadlineMs} ms`), true);
+      }, deadlineMs);
+      thread.on('message', onAnswer).on('error', onError);
       thread.postMessage(request);
     });
+  }
+
+  #startThread(): Worker {
+    const thread = createThread(this.#options.heapMegabytes);
+    this.#thread = thread;
+    // Should it die between two look-ups, nobody waits for it: the next one starts another.
+    thread.on('error', () => undefined);
+    thread.once('exit', () => {
+      if (this.#thread === thread) this.#thread = undefined;
+    });
+    return thread;
   }
 
   async #endThread(): Promise<void> {
@@ -113,7 +124,7 @@ export class GuestDiskReader {
   }
 }
 
-function startThread(heapMegabytes: number): Worker {
+function createThread(heapMegabytes: number): Worker {
   const resourceLimits = { maxOldGenerationSizeMb: heapMegabytes, maxYoungGenerationSizeMb: 16 };
   if (import.meta.url.endsWith('.js'))
     return new Worker(new URL('./reader-thread.js', import.meta.url), { resourceLimits });
