@@ -9,7 +9,7 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Hypervisor, workingHypervisor } from './accelerator.ts';
+import { type Accelerator, workingAccelerator } from '../native/accelerator.ts';
 import { buildOnce, contentHash, type Progress } from './cache.ts';
 import { RELEASE } from './debian.ts';
 import { domainXml, kernelCommandLine, TEMPLATE_FILES } from './domain-xml.ts';
@@ -54,10 +54,10 @@ const SETTLE_MS = 2_000;
 
 export async function buildTemplate(options: TemplateOptions, progress: Progress): Promise<BuiltTemplate> {
   const { directory: target, ...wanted } = { ...DEFAULTS, ...options };
-  const hypervisor = await workingHypervisor();
+  const accelerator = await workingAccelerator();
   const image = dockerHost(wanted.insecureRegistries, wanted.diskBytes);
   const sources = await Promise.all(GUEST_SOURCES.map((path) => readFile(sourceFile(path), 'utf8')));
-  const inputs = { ...wanted, release: RELEASE, hypervisor, image: { ...image }, sources };
+  const inputs = { ...wanted, release: RELEASE, accelerator, image: { ...image }, sources };
   const hash = contentHash(inputs);
   const request = {
     name: 'template',
@@ -69,9 +69,9 @@ export async function buildTemplate(options: TemplateOptions, progress: Progress
   const directory = await buildOnce(request, async (work, final) => {
     built = true;
     const { packages, kernel, disk } = await makeGuestImage(work, image, progress);
-    await writeFile(join(work, DOMAIN_XML), domainXml({ ...wanted, directory: final, hypervisor }));
-    progress('trial boot', `${TRIAL_MEMORY_MIB} MiB, by ${hypervisor === 'kvm' ? 'KVM' : 'emulation'}`);
-    const measured = await measure(work, hypervisor);
+    await writeFile(join(work, DOMAIN_XML), domainXml({ ...wanted, directory: final, accelerator }));
+    progress('trial boot', `${TRIAL_MEMORY_MIB} MiB, by ${accelerator === 'kvm' ? 'KVM' : 'emulation'}`);
+    const measured = await measure(work, accelerator);
     const manifest: TemplateManifest = {
       name: wanted.name,
       contentHash: hash,
@@ -127,7 +127,7 @@ function dockerHost(insecureRegistries: readonly string[], diskBytes: number): G
     },
     files: {
       '/etc/docker/daemon.json': `${JSON.stringify(daemon, null, 2)}\n`,
-      '/etc/containerd/config.toml': `version = 2\ndisabled_plugins = ${JSON.stringify(disabled)}\n`,
+      '/etc/containerd/config.toml': `version = 2\ndisabled_plugins = ${JSON.stringify(disabled)}\n[debug]\nlevel = "warn"\n`,
     },
     diskBytes,
   };
@@ -135,15 +135,15 @@ function dockerHost(insecureRegistries: readonly string[], diskBytes: number): G
 
 async function measure(
   directory: string,
-  hypervisor: Hypervisor,
+  accelerator: Accelerator,
 ): Promise<Pick<TemplateManifest, 'baseMemoryBytes' | 'boot'>> {
   const trial = await Trial.start({
     kernel: join(directory, TEMPLATE_FILES.kernel),
     initrd: join(directory, TEMPLATE_FILES.initrd),
-    commandLine: kernelCommandLine(hypervisor),
+    commandLine: kernelCommandLine(accelerator),
     disk: join(directory, TEMPLATE_FILES.disk),
     keepWrites: false,
-    hypervisor,
+    accelerator,
     memoryMiB: TRIAL_MEMORY_MIB,
   });
   try {
@@ -153,7 +153,7 @@ async function measure(
     const available = /^MemAvailable:\s+(\d+) kB$/m.exec(await trial.succeed(['/usr/bin/cat', '/proc/meminfo']))?.[1];
     if (available === undefined) throw new Error('/proc/meminfo of the guest has no MemAvailable');
     const baseMemoryBytes = TRIAL_MEMORY_MIB * 2 ** 20 - Number(available) * 1024;
-    return { baseMemoryBytes, boot: { hypervisor, agentMs, dockerMs } };
+    return { baseMemoryBytes, boot: { accelerator, agentMs, dockerMs } };
   } finally {
     await trial.stop();
   }

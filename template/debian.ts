@@ -10,6 +10,8 @@ import { execa } from 'execa';
 import { sourceFile } from './sources.ts';
 
 export const RELEASE = 'bookworm';
+/** mmdebstrap's own: without the essential packages, nothing else makes /bin a link to /usr/bin. */
+const MERGED_USR_HOOKS = '/usr/share/mmdebstrap/hooks/merged-usr';
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64';
 
 /** Never installed: what no program in a guest reads. */
@@ -47,22 +49,23 @@ export interface DebianTree {
   readonly packages: readonly string[];
   /** Unpacks the cloud kernel without what it wants beside itself (initramfs-tools builds an initrd for minutes). */
   readonly kernel?: boolean;
-  readonly exclude?: readonly string[];
+  /** Only unpacks, without the essential packages and without running what packages run: for container images. */
+  readonly unpackOnly?: boolean;
 }
 
 /** Makes the tree in `directory` and returns the versions of what is in it. */
 export async function makeDebianTree(
   directory: string,
-  { packages, kernel = false, exclude = EXCLUDED_PATHS }: DebianTree,
+  { packages, kernel = false, unpackOnly = false }: DebianTree,
 ): Promise<Readonly<Record<string, string>>> {
   requireRoot('Installing Debian packages into a directory');
   const options = [
     '--mode=root',
-    '--variant=essential',
+    ...(unpackOnly ? ['--variant=extract', `--hook-dir=${MERGED_USR_HOOKS}`] : ['--variant=essential']),
     `--include=${packages.join(',')}`,
     '--aptopt=APT::Install-Recommends "false"',
     ...(await machinesAptOptions()).map((option) => `--aptopt=${option}`),
-    ...exclude.map((path) => `--dpkgopt=path-exclude=${path}`),
+    ...EXCLUDED_PATHS.map((path) => `--dpkgopt=path-exclude=${path}`),
     ...(kernel ? [`--customize-hook=${sourceFile('template/guest/unpack-kernel.sh')}`] : []),
   ];
   try {

@@ -4,7 +4,7 @@
  * an agent channel, no graphics.
  */
 import { join } from 'node:path';
-import type { Hypervisor } from './accelerator.ts';
+import type { Accelerator } from '../native/accelerator.ts';
 
 export const AGENT_CHANNEL = 'org.qemu.guest_agent.0';
 
@@ -21,12 +21,12 @@ export interface DomainOptions {
   /** Where the template's files are. */
   readonly directory: string;
   readonly bridge: string;
-  readonly hypervisor: Hypervisor;
+  readonly accelerator: Accelerator;
   readonly vcpus: number;
   readonly memoryMiB: number;
 }
 
-export function kernelCommandLine(hypervisor: Hypervisor): string {
+export function kernelCommandLine(accelerator: Accelerator): string {
   return [
     'console=ttyS0',
     'quiet',
@@ -35,13 +35,13 @@ export function kernelCommandLine(hypervisor: Hypervisor): string {
     // A guest that panics is started again by itself; the domain stays the same to libvirt.
     'panic=5',
     // Emulated processors speculate nothing; the mitigations would only cost time.
-    ...(hypervisor === 'qemu' ? ['mitigations=off'] : []),
+    ...(accelerator === 'qemu' ? ['mitigations=off'] : []),
   ].join(' ');
 }
 
-export function domainXml({ name, directory, bridge, hypervisor, vcpus, memoryMiB }: DomainOptions): string {
+export function domainXml({ name, directory, bridge, accelerator, vcpus, memoryMiB }: DomainOptions): string {
   const file = (which: keyof typeof TEMPLATE_FILES) => escapeXml(join(directory, TEMPLATE_FILES[which]));
-  return `<domain type='${hypervisor}'>
+  return `<domain type='${accelerator}'>
   <name>${escapeXml(name)}</name>
   <memory unit='MiB'>${memoryMiB}</memory>
   <currentMemory unit='MiB'>${memoryMiB}</currentMemory>
@@ -55,13 +55,13 @@ export function domainXml({ name, directory, bridge, hypervisor, vcpus, memoryMi
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>${file('kernel')}</kernel>
     <initrd>${file('initrd')}</initrd>
-    <cmdline>${escapeXml(kernelCommandLine(hypervisor))}</cmdline>
+    <cmdline>${escapeXml(kernelCommandLine(accelerator))}</cmdline>
   </os>
   <features>
     <acpi/>
     <apic/>
   </features>
-  <cpu mode='${hypervisor === 'kvm' ? 'host-passthrough' : 'maximum'}'/>
+  <cpu mode='${accelerator === 'kvm' ? 'host-passthrough' : 'maximum'}'/>
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>

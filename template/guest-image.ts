@@ -19,7 +19,7 @@ export interface GuestImage {
   readonly modulesOnDemand: readonly string[];
   /** Below /proc/sys. */
   readonly settings: Readonly<Record<string, string>>;
-  /** Started together, in this order; stopped in the opposite order. */
+  /** Started together after the guest agent, in this order; stopped in the opposite order. */
   readonly services: Readonly<Record<string, readonly string[]>>;
   /** Further files, by their paths in the guest. */
   readonly files: Readonly<Record<string, string>>;
@@ -63,7 +63,7 @@ export async function makeGuestImage(work: string, image: GuestImage, progress: 
   await prune(tree);
   await linkBusybox(tree);
   await installInit(tree);
-  const services = { ...image.services, 'qemu-ga': AGENT };
+  const services = { 'qemu-ga': AGENT, ...image.services };
   await writeFiles(tree, {
     '/etc/init/modules': lines(loadOrder(modules)),
     '/etc/init/settings': lines(Object.entries(image.settings).map((setting) => setting.join(' '))),

@@ -18,8 +18,8 @@ export const manifestSchema = z.object({
   disk: z.object({ virtualBytes: whole, allocatedBytes: whole }),
   /** What a booted VM without a container needs for itself, measured: its memory less what it calls available. */
   baseMemoryBytes: whole,
-  /** Measured on the machine that built it, from the start of the hypervisor. */
-  boot: z.object({ hypervisor: z.enum(['kvm', 'qemu']), agentMs: whole, dockerMs: whole }),
+  /** Measured on the machine that built it, from the start of QEMU. */
+  boot: z.object({ accelerator: z.enum(['kvm', 'qemu']), agentMs: whole, dockerMs: whole }),
 });
 
 export type TemplateManifest = z.infer<typeof manifestSchema>;

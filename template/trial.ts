@@ -3,12 +3,13 @@
  * in the domain XML; when something shows on the console is noted, and the guest's agent takes commands.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
-import type { Hypervisor } from './accelerator.ts';
+import type { Accelerator } from '../native/accelerator.ts';
 import { AGENT_CHANNEL } from './domain-xml.ts';
 
 export interface TrialOptions {
@@ -19,12 +20,14 @@ export interface TrialOptions {
   readonly disk: string;
   /** Whether what the guest writes stays on the disk. */
   readonly keepWrites: boolean;
-  readonly hypervisor: Hypervisor;
+  readonly accelerator: Accelerator;
   readonly memoryMiB: number;
   /** A command that QEMU's is appended to, to run it in another network namespace. */
   readonly wrapper?: readonly string[];
   /** QEMU's -netdev value without its id; none: a NIC without a network. */
   readonly network?: string;
+  /** Where QEMU's monitor (QMP) shall listen. */
+  readonly monitor?: string;
 }
 
 export interface CommandResult {
@@ -184,13 +187,13 @@ interface ExecStatus {
 }
 
 function qemuCommand(options: TrialOptions, agentPath: string): string[] {
-  const { hypervisor, memoryMiB, network } = options;
+  const { accelerator, memoryMiB, monitor, network } = options;
   const memory = `${memoryMiB}M`;
   const device = (...values: string[]) => values.flatMap((value) => ['-device', value]);
   return [
     'qemu-system-x86_64',
-    ...['-accel', hypervisor === 'kvm' ? 'kvm' : 'tcg', '-cpu', hypervisor === 'kvm' ? 'host' : 'max'],
-    ...['-machine', 'q35,memory-backend=ram', '-m', memory, '-smp', '1'],
+    ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg', '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
+    ...['-machine', 'q35,memory-backend=ram', '-m', memory, '-smp', '1', '-uuid', randomUUID()],
     ...['-object', `memory-backend-memfd,id=ram,size=${memory},share=on`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
     ...['-kernel', options.kernel, '-initrd', options.initrd, '-append', options.commandLine],
@@ -199,6 +202,7 @@ function qemuCommand(options: TrialOptions, agentPath: string): string[] {
       `file=${options.disk},format=raw,if=none,id=disk,discard=unmap,snapshot=${options.keepWrites ? 'off' : 'on'}`,
     ],
     ...device('virtio-blk-pci,drive=disk', 'virtio-rng-pci', 'virtio-serial-pci'),
+    ...(monitor === undefined ? [] : ['-qmp', `unix:${monitor},server=on,wait=off`]),
     ...['-chardev', `socket,id=agent,path=${agentPath},server=on,wait=off`],
     ...device(`virtserialport,chardev=agent,name=${AGENT_CHANNEL}`),
     ...(network === undefined
