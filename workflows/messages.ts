@@ -69,10 +69,12 @@ export interface OperationReport {
   readonly runId: string;
   readonly kind: 'scaleOut' | 'scaleIn';
   readonly outcome: 'completed' | 'undone' | 'failed';
-  /** What an operation made and is there now; for a scale-in, what it removed. */
+  /** Made and there now; those in state failed could be neither finished nor removed. */
   readonly replicas: readonly Replica[];
-  /** Of the made ones: what a later removal needs. */
+  /** Of those replicas: what a later removal needs. */
   readonly reservations: readonly Reservation[];
+  /** Ids of replicas that are gone. */
+  readonly gone: readonly string[];
   readonly message: string;
 }
 export const operationReportSignal = defineSignal<[OperationReport]>('operationReport');
@@ -98,6 +100,8 @@ export interface ServiceDescription {
   readonly recent: readonly { readonly at: string; readonly message: string }[];
 }
 export const describeServiceQuery = defineQuery<ServiceDescription>('describe');
+/** The whole state as it is carried to the next run: for debugging, without promise. */
+export const dumpQuery = defineQuery<unknown>('dump');
 
 // --- monitor/<vm uuid> -------------------------------------------------------------------------------------------
 
