@@ -15,7 +15,7 @@ LLVM_CONFIG := llvm-config-$(LLVM_VERSION)
 
 # For bpf clang keeps each access to a guest record as a CO-RE intrinsic; its own passes would fold them away, so they run
 # after the lowering. What C leaves undefined is defined here, as the guest may choose the operands.
-VIEW_FLAGS := --target=bpf -mcpu=v4 -std=gnu17 -g -O1 -Xclang -disable-llvm-passes -emit-llvm -ffreestanding -fwrapv \
+VIEW_FLAGS := --target=bpf -mcpu=v4 -std=gnu17 -g -O1 -Xclang -disable-llvm-passes -Xclang -disable-lifetime-markers -emit-llvm -ffreestanding -fwrapv \
 	-fno-strict-aliasing -ftrivial-auto-var-init=zero -Wall -Wextra -Werror
 LLVIEW_PASSES := function(mem2reg),llview,llview-verify,llview-target
 export VIEW_FLAGS LLVIEW_PASSES

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Cgroups and their controllers' states (css), which form one tree per controller: looking them up, guarding a reading,
+ * walking a subtree.
+ */
+#ifndef CIEL_VIEWS_CSS_H
+#define CIEL_VIEWS_CSS_H
+
+#include "kernel.h"
+#include "views.h"
+
+enum { VIEW_TRIES = 3 };
+
+/* Files a helper's result as a figure's status. */
+static inline void settle(struct view_figure *figure, s32 status)
+{
+	figure->status = status;
+	figure->slot = status == CIEL_VIEW_NO_SLOT ? ciel_failed_slot() : 0;
+	if (status)
+		figure->value = 0;
+}
+
+static inline int css_is_online(struct cgroup_subsys_state GUEST *css)
+{
+	return (css->flags & guest_enum(___css_flags, CSS_ONLINE)) != 0;
+}
+
+/*
+ * The cgroup at an address is still the one that the list named. Asked before and after a reading: a freed cgroup keeps
+ * its serial number, and a new one at the same address gets another.
+ */
+static inline struct cgroup GUEST *guard(u64 address, u64 serial)
+{
+	struct cgroup GUEST *cgroup = (struct cgroup GUEST *)address;
+
+	if (cgroup->self.serial_nr != serial || !css_is_online(&cgroup->self))
+		fail(CIEL_VIEW_CHANGED);
+	return cgroup;
+}
+
+/* A controller's state of a cgroup, or 0: not enabled there. `controller` is the kernel's number for it. */
+static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgroup, u64 controller)
+{
+	struct cgroup_subsys_state GUEST *css = cgroup->subsys[controller];
+
+	if (css && css->cgroup != cgroup)
+		fail(CIEL_VIEW_CHANGED);
+	return css;
+}
+
+/*
+ * A subtree, parents before children, without recursion. Removed states stay in the tree until their last user is gone,
+ * and still count.
+ *
+ * Every child is younger than its parent and its elder siblings, by serial number. So a walk that the guest has bent into
+ * a circle, or that went astray in a freed state, ends at once.
+ */
+struct css_walk {
+	u64 depth; /* of the current state below the first */
+	struct {
+		u64 css;
+		u64 siblings; /* the address of the list it is in */
+		u64 serial;
+	} at[VIEW_MAX_DEPTH + 1];
+};
+
+static inline void css_walk_start(struct css_walk *walk, struct cgroup_subsys_state GUEST *css)
+{
+	walk->depth = 0;
+	walk->at[0].css = (u64)css;
+	walk->at[0].serial = css->serial_nr;
+}
+
+static inline struct cgroup_subsys_state GUEST *css_walk_to(struct css_walk *walk, u64 depth,
+							    struct list_head GUEST *siblings,
+							    struct list_head GUEST *link, u64 older_than)
+{
+	struct cgroup_subsys_state GUEST *css = container_of(link, struct cgroup_subsys_state, sibling);
+	u64 serial = css->serial_nr;
+
+	if (serial <= older_than)
+		fail(CIEL_VIEW_CHANGED);
+	host_at(walk->at, depth).css = (u64)css;
+	host_at(walk->at, depth).siblings = (u64)siblings;
+	host_at(walk->at, depth).serial = serial;
+	walk->depth = depth;
+	return css;
+}
+
+/* The next state, or 0 at the end. LIMIT when the tree is too deep. */
+static inline struct cgroup_subsys_state GUEST *css_walk_next(struct css_walk *walk)
+{
+	u64 depth = walk->depth;
+	struct cgroup_subsys_state GUEST *css = (struct cgroup_subsys_state GUEST *)host_at(walk->at, depth).css;
+	struct list_head GUEST *siblings = &css->children;
+	struct list_head GUEST *link = siblings->next;
+
+	if (link != siblings)
+		return css_walk_to(walk, depth + 1, siblings, link, host_at(walk->at, depth).serial);
+	for (; depth > 0; depth--) {
+		css = (struct cgroup_subsys_state GUEST *)host_at(walk->at, depth).css;
+		siblings = (struct list_head GUEST *)host_at(walk->at, depth).siblings;
+		link = css->sibling.next;
+		if (link != siblings)
+			return css_walk_to(walk, depth, siblings, link, host_at(walk->at, depth).serial);
+	}
+	return NULL_GUEST(struct cgroup_subsys_state);
+}
+
+#endif

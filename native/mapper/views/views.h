@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the views answer: shared by the views (compiled for the guest's layout) and the mapper (compiled for the host's).
+ * Fixed-width members only.
+ *
+ * Order of use: view_prove() and view_kernel() after an attach, and again now and then; view_cgroups() each sample; then
+ * view_cgroup_*() for the cgroups that are of interest. Each returns 0, or a negative enum ciel_view_error. When one
+ * fails, what it has filled in so far is not to be used, unless said otherwise.
+ *
+ * A figure that this kernel or this cgroup does not keep is unavailable by itself: the others are still good.
+ */
+#ifndef CIEL_VIEWS_H
+#define CIEL_VIEWS_H
+
+#include <stdint.h>
+
+enum {
+	VIEW_MAX_CPUS = 512,
+	VIEW_MAX_DEPTH = 32, /* of the cgroup tree, the root not counted */
+	VIEW_MAX_DEVICES = 16,
+	VIEW_NAME_BYTES = 256, /* the kernel's limit for a cgroup's name, and the NUL */
+};
+
+struct view_figure {
+	uint64_t value;
+	int32_t status; /* 0; a negative ciel_view_error; a positive enum view_reason */
+	uint32_t slot;  /* with CIEL_VIEW_NO_SLOT: the one that is missing */
+};
+
+enum view_reason {
+	VIEW_NOT_ACCOUNTED = 1, /* the controller is not enabled for this cgroup */
+	VIEW_NOT_LIMITED = 2,   /* a limit that is not set */
+};
+
+/* --- once per attach ------------------------------------------------------------------------------------------------- */
+
+struct view_proof {
+	char first_task[16]; /* "swapper/0", or "swapper" on kernels without SMP */
+	char release[65];
+	char version[65];
+	char nodename[65];
+	uint64_t jiffies;     /* stands still in a dead kernel's memory */
+	uint64_t root_cgroup; /* the default hierarchy's root; its css points back to it */
+};
+
+/* Whether this is a live Linux kernel, and which. CHANGED when what must hold in every kernel does not. */
+int view_prove(struct view_proof *out);
+
+/* What does not change while a kernel runs. */
+struct view_kernel {
+	uint32_t cpu_count;             /* possible CPUs: offline ones hold counts too */
+	uint32_t cpu[VIEW_MAX_CPUS];    /* their numbers, ascending */
+	uint64_t offset[VIEW_MAX_CPUS]; /* __per_cpu_offset[] of each */
+	/* Where memory.stat's items are in the kernel's counters, which newer kernels compact. */
+	struct view_figure anon_item, file_item, swap_cache_item, inactive_file_item;
+};
+
+int view_kernel(struct view_kernel *out);
+
+/* --- each sample ----------------------------------------------------------------------------------------------------- */
+
+struct view_cgroup {
+	uint64_t address; /* of the guest's struct cgroup; with the serial number, its identity */
+	uint64_t serial;
+	uint64_t id;        /* the inode number of its directory */
+	uint32_t parent;    /* index in the list; the root's is its own */
+	uint32_t depth;     /* the root is at 0 */
+	uint32_t is_online; /* 0: removed, but still in the tree */
+	char name[VIEW_NAME_BYTES]; /* the guest's bytes: escape before use; the root's is empty */
+};
+
+/*
+ * The default (v2) hierarchy, parents before children. *count says how many entries are good, also on failure: LIMIT when
+ * the list is full or the tree too deep, CHANGED when the guest changed it meanwhile.
+ */
+int view_cgroups(struct view_cgroup *list, uint64_t capacity, uint64_t *count);
+
+/* Time that the cgroup and everything below it has used, in nanoseconds. */
+struct view_cpu {
+	struct view_figure usage; /* exact: what is not flushed yet is counted */
+	struct view_figure user, system; /* split as the kernel's cpu.stat does */
+	/* By CPU: of the cgroups that still exist; what removed children used is known only as a part of usage. */
+	struct view_figure per_cpu; /* value: the number of CPUs */
+	uint64_t by_cpu[VIEW_MAX_CPUS]; /* in the order of view_kernel.cpu */
+	/* The bandwidth limit: period and quota in nanoseconds. */
+	struct view_figure quota, period, periods, throttled_periods, throttled_time;
+};
+
+int view_cgroup_cpu(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_cpu *out);
+
+/* Bytes; children included, as in the kernel's own files. */
+struct view_memory {
+	struct view_figure current, limit, swap;
+	struct view_figure anon, file, swap_cache, inactive_file;
+};
+
+int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_memory *out);
+
+struct view_io_device {
+	uint64_t queue; /* the guest's struct request_queue: the device's identity */
+	uint32_t major, minor;
+	uint64_t read_bytes, write_bytes, reads, writes;
+	char name[32]; /* the guest's bytes, e.g. "vda" */
+};
+
+/* Block I/O as in io.stat; children included. Stacked devices (dm, md) count at each level, as there. */
+struct view_io {
+	struct view_figure read_bytes, write_bytes, reads, writes; /* over all devices */
+	uint32_t device_count;
+	struct view_io_device devices[VIEW_MAX_DEVICES];
+};
+
+int view_cgroup_io(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_io *out);
+
+/* pids.current */
+int view_cgroup_pids(uint64_t address, uint64_t serial, struct view_figure *out);
+
+#endif
