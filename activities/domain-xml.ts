@@ -36,7 +36,8 @@ export interface NewDomain {
   readonly memoryBytes: number;
   readonly serialLog: string;
   readonly accelerator: 'kvm' | 'qemu';
-  readonly mark: Mark;
+  /** null: not ours to manage. The lab makes its tenants' VMs that way. */
+  readonly mark: Mark | null;
 }
 
 export interface DomainDisk {
@@ -70,7 +71,7 @@ export function rewriteDomainXml(template: TemplateXml, domain: NewDomain): stri
     size(root, domain, template.file);
     setAccelerator(root, domain.accelerator);
     for (const path of elements(root, 'os/kernel | os/initrd | os/dtb')) setText(path, fromTemplate(template, path));
-    mark(root, domain.mark, template.file);
+    if (domain.mark !== null) mark(root, domain.mark, template.file);
     setDisk(root, domain.diskFile, template.file);
     setInterface(root, domain, template.file);
     setSerialLog(root, domain.serialLog);
