@@ -29,7 +29,7 @@ export interface Runtime extends z.output<typeof runtimeSchema> {
 /** /var/lib/ciel for root, else by the XDG base directories. */
 export function defaultStateDirectory(): string {
   if (process.getuid?.() === 0) return '/var/lib/ciel';
-  return join(process.env['XDG_STATE_HOME'] || join(homedir(), '.local', 'state'), 'ciel');
+  return join(process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'ciel');
 }
 
 function runtimeFile(stateDirectory: string): string {

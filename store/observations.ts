@@ -15,25 +15,22 @@ export type ContainerObservation = Omit<ContainerTable, 'at' | 'labels' | 'addre
   readonly addresses: Readonly<Record<string, string>>;
 };
 
-/** @param vms every VM that the host has now: those it no longer has are forgotten. */
 export async function saveVms(store: Store, host: string, vms: readonly VmObservation[]): Promise<void> {
-  const rows = jsonText(vms);
-  await store.transaction().execute(async (transaction) => {
-    await sql`
-      insert into vm (vm_uuid, vm_name, host, state, vcpus, memory_bytes, cpu_cores, unreadable, guest_boot, kernel_release, at)
-      select "vmUuid", "vmName", ${host}, state, vcpus, "memoryBytes", "cpuCores", unreadable, "guestBoot", "kernelRelease", at
-      from jsonb_to_recordset(${rows}::jsonb) as row ("vmUuid" uuid, "vmName" text, state text, vcpus integer,
-        "memoryBytes" bigint, "cpuCores" double precision, unreadable text, "guestBoot" text, "kernelRelease" text, at timestamptz)
-      on conflict (vm_uuid) do update set vm_name = excluded.vm_name, host = excluded.host, state = excluded.state,
-        vcpus = excluded.vcpus, memory_bytes = excluded.memory_bytes, cpu_cores = excluded.cpu_cores,
-        unreadable = excluded.unreadable, guest_boot = excluded.guest_boot, kernel_release = excluded.kernel_release,
-        at = excluded.at`.execute(transaction);
-    await sql`
-      delete from vm where host = ${host}
-        and vm_uuid not in (select (row->>'vmUuid')::uuid from jsonb_array_elements(${rows}::jsonb) as row)`.execute(
-      transaction,
-    );
-  });
+  if (vms.length === 0) return;
+  await sql`
+    insert into vm (vm_uuid, vm_name, host, state, vcpus, memory_bytes, cpu_cores, unreadable, guest_boot, kernel_release, at)
+    select "vmUuid", "vmName", ${host}, state, vcpus, "memoryBytes", "cpuCores", unreadable, "guestBoot", "kernelRelease", at
+    from jsonb_to_recordset(${jsonText(vms)}::jsonb) as row ("vmUuid" uuid, "vmName" text, state text, vcpus integer,
+      "memoryBytes" bigint, "cpuCores" double precision, unreadable text, "guestBoot" text, "kernelRelease" text, at timestamptz)
+    on conflict (vm_uuid) do update set vm_name = excluded.vm_name, host = excluded.host, state = excluded.state,
+      vcpus = excluded.vcpus, memory_bytes = excluded.memory_bytes, cpu_cores = excluded.cpu_cores,
+      unreadable = excluded.unreadable, guest_boot = excluded.guest_boot, kernel_release = excluded.kernel_release,
+      at = excluded.at`.execute(store);
+}
+
+/** Forgets what the host no longer has. @param present the UUIDs of all VMs that it has now. */
+export async function forgetOtherVms(store: Store, host: string, present: readonly string[]): Promise<void> {
+  await sql`delete from vm where host = ${host} and vm_uuid <> all(${present}::uuid[])`.execute(store);
 }
 
 /** @param vmUuids the VMs that were read now; containers of theirs that are not among `containers` are gone. */

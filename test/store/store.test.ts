@@ -15,7 +15,7 @@ import { listDecisions, readDecision, recordDecision } from '../../store/decisio
 import { tryLock } from '../../store/exclusive-lock.ts';
 import { claimHost } from '../../store/host-processes.ts';
 import { migrate } from '../../store/migrations.ts';
-import { listContainers, listVms, saveContainers, saveVms } from '../../store/observations.ts';
+import { forgetOtherVms, listContainers, listVms, saveContainers, saveVms } from '../../store/observations.ts';
 import {
   assertOperationOpen,
   closeOperation,
@@ -148,7 +148,7 @@ describe('latest counters', () => {
     const other = randomUUID();
     await saveVms(store, 'kvm-1', [vm(VM, 'shop-1'), vm(randomUUID(), 'gone')]);
     await saveVms(store, 'kvm-2', [vm(other, 'shop-2')]);
-    await saveVms(store, 'kvm-1', [vm(VM, 'shop-1')]);
+    await forgetOtherVms(store, 'kvm-1', [VM]);
     expect((await listVms(store)).map(({ vmName }) => vmName)).toEqual(['shop-1', 'shop-2']);
     const place = { vmUuid: VM, vmName: 'shop-1', host: 'kvm-1', vcpus: 1, memoryBytes: 2 ** 30 };
     expect(await locateVm(store, 'shop-1')).toEqual(place);
@@ -156,7 +156,7 @@ describe('latest counters', () => {
     expect(await locateVm(store, 'shop-3')).toBeNull();
     await saveVms(store, 'kvm-2', [vm(other, 'shop-1')]);
     await expect(locateVm(store, 'shop-1')).rejects.toMatchObject({ failure: 'UnknownVm' });
-    await saveVms(store, 'kvm-2', []);
+    await forgetOtherVms(store, 'kvm-2', []);
   });
 });
 

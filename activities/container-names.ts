@@ -1,0 +1,85 @@
+/**
+ * Who the containers of watched VMs are, from their virtual disks. A look-up costs tenths of a second and goes through
+ * QEMU, so it is made when an id appears that is not known, one at a time for the whole host, each VM in its turn; in
+ * vain, it is repeated less and less often. A guest that invents ids gets one look-up each RETRY_MS at the most.
+ */
+import type { ContainerCounters, ContainerIdentity } from '../model/usage.ts';
+import type { CounterSource } from './counters.ts';
+
+const RETRY_MS = 5_000;
+const MOST_RETRY_MS = 600_000;
+/** A container may be renamed; nothing tells. */
+const REFRESH_MS = 600_000;
+
+interface KnownVm {
+  readonly byId: Map<string, ContainerIdentity>;
+  /** Ids that a look-up was made for. */
+  askedFor: ReadonlySet<string>;
+  lookedUpAtMs: number;
+  retryMs: number;
+}
+
+export class ContainerNames {
+  readonly #identities: CounterSource['identities'];
+  readonly #report: (vmUuid: string, message: string) => void;
+  readonly #vms = new Map<string, KnownVm>();
+  /** VMs that wait for a look-up, in order. */
+  readonly #waiting = new Set<string>();
+  #looking = false;
+
+  constructor(identities: CounterSource['identities'], report: (vmUuid: string, message: string) => void) {
+    this.#identities = identities;
+    this.#report = report;
+  }
+
+  identity(vmUuid: string, containerId: string): ContainerIdentity | null {
+    return this.#vms.get(vmUuid)?.byId.get(containerId) ?? null;
+  }
+
+  /** These run in the VM now: looks up those that are not known yet. */
+  running(vmUuid: string, containers: readonly ContainerCounters[], nowMs: number): void {
+    const ids = containers.filter(({ runtime }) => runtime !== 'systemd').map(({ id }) => id);
+    if (ids.length === 0) return;
+    const known = this.#vms.get(vmUuid) ?? {
+      byId: new Map(),
+      askedFor: new Set(),
+      lookedUpAtMs: Number.NEGATIVE_INFINITY,
+      retryMs: RETRY_MS,
+    };
+    this.#vms.set(vmUuid, known);
+    const unknown = ids.filter((id) => !known.byId.has(id));
+    const isNew = unknown.some((id) => !known.askedFor.has(id));
+    const wait = isNew ? RETRY_MS : unknown.length > 0 ? known.retryMs : REFRESH_MS;
+    if (nowMs - known.lookedUpAtMs < wait) return;
+    known.retryMs = isNew ? RETRY_MS : Math.min(2 * known.retryMs, MOST_RETRY_MS);
+    known.askedFor = new Set(ids);
+    known.lookedUpAtMs = nowMs;
+    this.#waiting.add(vmUuid);
+    void this.#lookUp();
+  }
+
+  forget(vmUuid: string): void {
+    this.#vms.delete(vmUuid);
+    this.#waiting.delete(vmUuid);
+  }
+
+  async #lookUp(): Promise<void> {
+    const [vmUuid] = this.#waiting;
+    const known = vmUuid === undefined ? undefined : this.#vms.get(vmUuid);
+    if (this.#looking || vmUuid === undefined || known === undefined) return;
+    this.#looking = true;
+    this.#waiting.delete(vmUuid);
+    const reading = await this.#identities(vmUuid).catch((error: unknown) => {
+      this.#report(vmUuid, `looking up its containers' names failed: ${String(error)}`);
+      return null;
+    });
+    if (reading?.available === true) {
+      known.byId.clear();
+      for (const identity of reading.value) known.byId.set(identity.id, identity);
+    } else if (reading !== null) {
+      this.#report(vmUuid, `its containers' names cannot be read: ${reading.reason}: ${reading.message}`);
+    }
+    this.#looking = false;
+    void this.#lookUp();
+  }
+}
