@@ -1,12 +1,12 @@
 /**
  * The room guest-disk reads a running guest's virtual disk from outside, to learn who its containers are.
  *
- *   reader.ts        the door: a worker thread with limits of time and memory; everything below runs in it
+ *   vm-containers.ts the door for a running VM: through qemu-export.ts, which asks its QEMU for a view of the disk, to
+ *   reader.ts        the door for a disk: a worker thread with limits of time and memory; everything below runs in it
  *   runtimes/        what a container runtime keeps on disk; one file per runtime
  *   file-system.ts   what a runtime sees: paths; one file per file system (ext4.ts, its journal in journal.ts)
  *   partitions.ts    where on the disk file systems are
  *   disk.ts          a block source, and its implementations: nbd.ts (QEMU's own export), raw-file.ts
- *   qemu-export.ts   asks a running QEMU for that export
  *
  * The guest wrote every byte that is read here, and may be writing it now. Each parser checks what it reads before it
  * uses it, every loop has a named bound, and every failure is a DiskUnreadable with a reason that a caller can switch on.

@@ -16,8 +16,6 @@ import type { ContainersOnDisk } from './look-up.ts';
 import type { LookUpRequest } from './reader-thread.ts';
 
 export interface GuestDiskReaderOptions {
-  /** For one look-up. The first one at a disk reads its whole journal: some tenths of a second at worst. */
-  readonly deadlineMs?: number;
   readonly heapMegabytes?: number;
   readonly quarantineMs?: number;
 }
@@ -28,7 +26,11 @@ export interface LookUpOptions {
    * name differs every time. A wrong one does no harm: the journal is recognised by its own content.
    */
   readonly diskId?: string;
+  /** The first look-up at a disk reads its whole journal: some tenths of a second at worst. */
+  readonly deadlineMs?: number;
 }
+
+const DEFAULT_DEADLINE_MS = 5_000;
 
 const MAX_FAILURES_BEFORE_QUARANTINE = 2;
 
@@ -41,12 +43,13 @@ export class GuestDiskReader {
   readonly #offenders = new Map<string, { failures: number; atMs: number }>();
 
   constructor(options: GuestDiskReaderOptions = {}) {
-    this.#options = { deadlineMs: 5_000, heapMegabytes: 160, quarantineMs: 600_000, ...options };
+    this.#options = { heapMegabytes: 160, quarantineMs: 600_000, ...options };
   }
 
   listContainers(source: DiskSource, options: LookUpOptions = {}): Promise<Reading<ContainersOnDisk>> {
     const diskId = options.diskId ?? JSON.stringify(source);
-    const reading = this.#queue.then(() => this.#lookUp({ diskId, source }));
+    const deadlineMs = options.deadlineMs ?? DEFAULT_DEADLINE_MS;
+    const reading = this.#queue.then(() => this.#lookUp({ diskId, source }, deadlineMs));
     this.#queue = reading.catch(() => undefined);
     return reading;
   }
@@ -57,7 +60,7 @@ export class GuestDiskReader {
     await this.#endThread();
   }
 
-  async #lookUp(request: LookUpRequest): Promise<Reading<ContainersOnDisk>> {
+  async #lookUp(request: LookUpRequest, deadlineMs: number): Promise<Reading<ContainersOnDisk>> {
     if (this.#isClosed) return unavailable('ReaderDown', 'the reader of virtual disks was closed');
     const offender = this.#offenders.get(request.diskId);
     if (offender && offender.failures >= MAX_FAILURES_BEFORE_QUARANTINE) {
@@ -70,7 +73,7 @@ export class GuestDiskReader {
         );
       }
     }
-    const { reading, costTheThread } = await this.#ask(request);
+    const { reading, costTheThread } = await this.#ask(request, deadlineMs);
     if (costTheThread) {
       const failures = (offender?.failures ?? 0) + 1;
       this.#offenders.set(request.diskId, { failures, atMs: performance.now() });
@@ -81,8 +84,11 @@ export class GuestDiskReader {
     return reading;
   }
 
-  #ask(request: LookUpRequest): Promise<{ reading: Reading<ContainersOnDisk>; costTheThread: boolean }> {
-    const { deadlineMs, heapMegabytes } = this.#options;
+  #ask(
+    request: LookUpRequest,
+    deadlineMs: number,
+  ): Promise<{ reading: Reading<ContainersOnDisk>; costTheThread: boolean }> {
+    const { heapMegabytes } = this.#options;
     const thread = this.#thread ?? this.#startThread();
     return new Promise((resolve) => {
       const settle = (reading: Reading<ContainersOnDisk>, costTheThread: boolean) => {

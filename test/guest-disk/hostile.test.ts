@@ -17,7 +17,7 @@ import {
   writeTree,
 } from './images.ts';
 
-const MUTATIONS_PER_IMAGE = 150;
+const MUTATIONS_PER_IMAGE = 100;
 const MOST_MS = 2_000;
 const directory = await temporaryDirectory();
 
@@ -88,7 +88,7 @@ describe('a look-up at a mutated disk ends', () => {
   const images = new Map<string, { content: Buffer; blocks: number[] }>();
 
   beforeAll(async () => {
-    const many = Object.fromEntries(Array.from({ length: 150 }, (_, n) => [`var/lib/docker/containers/${n}`, '']));
+    const many = Object.fromEntries(Array.from({ length: 60 }, (_, n) => [`var/lib/docker/containers/${n}`, '']));
     writeTree(join(directory, 'tree'), { ...dockerFiles(CONTAINER_ID, 'shop'), ...many });
     for (const [name, args, journal] of cases) {
       const path = join(directory, `${images.size}.img`);

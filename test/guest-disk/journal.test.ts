@@ -81,7 +81,7 @@ describe('a journal that is written while it is followed', () => {
           }
         }
       }),
-      { numRuns: 150 },
+      { numRuns: 100 },
     );
   });
 
@@ -176,7 +176,7 @@ describe('a journal that e2fsprogs wrote', async () => {
   it.each(cases)('%s: reads as its own recovery does', async (name, features, open) => {
     // Two states of one file system; the second becomes transactions in the first one's journal.
     const base = join(directory, `${name.replaceAll(/\W/g, '-')}.img`);
-    await makeImage(base, tree, 64, features);
+    await makeImage(base, tree, 32, features);
     const after = `${base}.after`;
     copyFileSync(base, after);
     const config = join(directory, 'config');
@@ -224,7 +224,7 @@ describe('a journal that e2fsprogs wrote', async () => {
 
   it('revokes and uncommitted transactions count as its own recovery counts them', async () => {
     const base = join(directory, 'revoke.img');
-    await makeImage(base, tree, 64, ['-b', '4096', '-O', 'extent,64bit,metadata_csum,has_journal']);
+    await makeImage(base, tree, 32, ['-b', '4096', '-O', 'extent,64bit,metadata_csum,has_journal']);
     const blocks = [5000, 5001, 5002, 5003];
     writeTree(directory, { one: Buffer.alloc(4 * 4096, 1), two: Buffer.alloc(4096, 2), three: Buffer.alloc(4096, 3) });
     const script = [

@@ -5,6 +5,8 @@ import { execa, type ResultPromise } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { lookUpContainers, openDisk } from '../../guest-disk/look-up.ts';
 import { listDiskNodes, type Monitor, removeLeftoverExport, withQemuExport } from '../../guest-disk/qemu-export.ts';
+import { GuestDiskReader } from '../../guest-disk/reader.ts';
+import { listContainersOfVm } from '../../guest-disk/vm-containers.ts';
 import { available } from '../../model/reading.ts';
 import { CONTAINER_ID, dockerFiles, makeImage, run, temporaryDirectory, writeTree } from './images.ts';
 import { connectQmp, type QmpConnection } from './qemu.ts';
@@ -18,6 +20,7 @@ let monitor: Monitor;
 beforeAll(async () => {
   writeTree(join(directory, 'tree'), dockerFiles(CONTAINER_ID, 'shop'));
   await makeImage(join(directory, 'disk.raw'), join(directory, 'tree'), 32, []);
+  await run('truncate', ['-s', '1M', join(directory, 'data.raw')]);
   await run('qemu-img', ['convert', '-O', 'qcow2', join(directory, 'disk.raw'), join(directory, 'disk.qcow2')]);
   const qmp = join(directory, 'qmp.sock');
   const node = (name: string, format: string, file: string) => [
@@ -28,6 +31,7 @@ beforeAll(async () => {
     ...['-machine', 'q35,accel=tcg', '-m', '64', '-S', '-nodefaults', '-display', 'none'],
     ...['-qmp', `unix:${qmp},server=on,wait=off`],
     ...[...node('cd', 'raw', 'disk.raw'), '-device', 'ide-cd,drive=cd'],
+    ...[...node('data', 'raw', 'data.raw'), '-device', 'virtio-blk-pci,drive=data'],
     ...[...node('system', 'qcow2', 'disk.qcow2'), '-device', 'virtio-blk-pci,drive=system'],
   ]);
   process.catch(() => undefined);
@@ -42,7 +46,7 @@ afterAll(async () => {
 });
 
 const listNames = () =>
-  withQemuExport(monitor, { directory }, async ({ source }) => {
+  withQemuExport(monitor, { directory, nodeName: 'system' }, async ({ source }) => {
     const disk = await openDisk(source);
     try {
       const { containers } = await lookUpContainers(disk, { fileSystems: [] });
@@ -79,9 +83,9 @@ describe('an export of a running QEMU', () => {
   });
 
   it('is of the first fixed disk, unless another is named', async () => {
-    expect(await listDiskNodes(monitor)).toEqual(['system']);
+    expect(await listDiskNodes(monitor)).toEqual(['data', 'system']);
     const reading = await withQemuExport(monitor, { directory }, async ({ nodeName }) => available(nodeName));
-    expect(reading).toEqual({ available: true, value: 'system' });
+    expect(reading).toEqual({ available: true, value: 'data' });
     const unknown = await withQemuExport(monitor, { directory, nodeName: 'nothing' }, async () => available(1));
     expect(unknown).toMatchObject({
       available: false,
@@ -89,6 +93,20 @@ describe('an export of a running QEMU', () => {
       message: expect.stringContaining('nothing'),
     });
     expect(existsSync(socketPath)).toBe(false);
+  });
+});
+
+describe('the containers of a VM', () => {
+  it('are found on the disk that has them', async () => {
+    const reader = new GuestDiskReader();
+    try {
+      const reading = await listContainersOfVm(reader, monitor, { uuid: 'vm-1', directory });
+      expect(reading).toMatchObject({ available: true, value: { containers: [{ name: 'shop' }] } });
+      const nothing = await listContainersOfVm(reader, async () => ({ return: [] }), { uuid: 'vm-2', directory });
+      expect(nothing).toMatchObject({ available: false, reason: 'NotFound' });
+    } finally {
+      await reader.close();
+    }
   });
 });
 
