@@ -115,7 +115,8 @@ export class HostWatch {
   readonly #beingDelivered = new Set<string>();
   #deliverAgainAtMs = 0;
   readonly #sequences = new Map<string, number>();
-  #rollupFrom: string | null = null;
+  /** The running ten seconds; `whole`: they were watched from their start. */
+  #window: { readonly from: string; readonly whole: boolean } | null = null;
   readonly #waitingRollups: (readonly Rollup[])[] = [];
   /** Background work of which one at a time runs, by name. */
   readonly #running = new Map<string, Promise<void>>();
@@ -305,14 +306,14 @@ export class HostWatch {
   #rollUp(now: Instant): void {
     const windowMs = ROLLUP_SECONDS * 1_000;
     const from = new Date(Math.floor(now.wallMs / windowMs) * windowMs).toISOString();
-    const ended = this.#rollupFrom;
-    if (ended === from) return;
-    this.#rollupFrom = from;
-    // The first window has begun before we looked: it is incomplete, and thrown away.
+    const ended = this.#window;
+    if (ended?.from === from) return;
+    this.#window = { from, whole: ended !== null };
+    if (ended === null) return;
     const rollups: Rollup[] = [];
     for (const [vmUuid, vm] of this.#vms) {
-      const taken = vm.takeRollups(ended ?? from);
-      if (ended !== null && this.#watches.has(vmUuid)) rollups.push(...taken);
+      const taken = vm.takeRollups(ended.from);
+      if (ended.whole && this.#watches.has(vmUuid)) rollups.push(...taken);
     }
     if (rollups.length > 0) this.#waitingRollups.push(rollups);
     if (this.#waitingRollups.length > MOST_WAITING_ROLLUPS) this.#waitingRollups.shift();
