@@ -1,0 +1,95 @@
+/**
+ * The scene of the demo, the end-to-end test and the benches: a director with IP_VS, and a tenant's VM `shop-1` in which
+ * mosaic, nginx and a JVM run, each with an address of its own; and the ciel.yaml that an operator would write for it.
+ */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { stringify } from 'yaml';
+import type { SpecInput } from '../model/spec.ts';
+import type { LabImages } from './images/images.ts';
+import { SERVICE_NAMES, type ServiceName } from './images/services.ts';
+import type { Lab, LabGuest } from './lab.ts';
+import { startTenant, type TenantContainer } from './tenant.ts';
+
+const MEBIBYTE = 2 ** 20;
+export const SHOP_VM = 'shop-1';
+export const DIRECTOR_VM = 'director';
+
+const PLACES: Readonly<Record<ServiceName, { address: string; virtualAddress: string; memory: string }>> = {
+  mosaic: { address: '10.77.0.21', virtualAddress: '10.77.0.11', memory: '192MiB' },
+  nginx: { address: '10.77.0.22', virtualAddress: '10.77.0.12', memory: '64MiB' },
+  jvm: { address: '10.77.0.23', virtualAddress: '10.77.0.13', memory: '320MiB' },
+};
+
+export interface Shop {
+  readonly director: LabGuest;
+  readonly vm: LabGuest;
+  readonly specFile: string;
+}
+
+export function virtualUrl(service: ServiceName, path = '/'): string {
+  return `http://${PLACES[service].virtualAddress}${path}`;
+}
+
+export async function bootGuests(lab: Lab, images: LabImages): Promise<{ director: LabGuest; vm: LabGuest }> {
+  const [director, vm] = await Promise.all([
+    lab.startGuest({
+      name: DIRECTOR_VM,
+      address: '10.77.0.2',
+      template: images.director,
+      disk: join(images.director, 'disk.raw'),
+      vcpus: 1,
+      memoryBytes: 256 * MEBIBYTE,
+    }),
+    lab.startGuest({
+      name: SHOP_VM,
+      address: '10.77.0.20',
+      template: images.template.directory,
+      disk: images.tenantDisk,
+      vcpus: 1,
+      memoryBytes: 1024 * MEBIBYTE,
+    }),
+  ]);
+  return { director, vm };
+}
+
+export async function startContainers(lab: Lab, vm: LabGuest, images: LabImages): Promise<void> {
+  const containers = SERVICE_NAMES.map((name): TenantContainer => {
+    const { address, virtualAddress } = PLACES[name];
+    return { name, image: images.registry.images[name], address, virtualAddress, environment: {} };
+  });
+  await startTenant(lab, vm, containers);
+}
+
+/** @param storage where Ciel may put disks. */
+export async function writeSpec(lab: Lab, images: LabImages, storage: string): Promise<string> {
+  const spec: SpecInput = {
+    version: 1,
+    hosts: [
+      {
+        name: 'lab',
+        libvirt: lab.libvirtd.uri,
+        storage,
+        bridge: lab.segment.bridge,
+        capacity: { vcpus: 4, memory: '6GiB' },
+      },
+    ],
+    directors: [{ name: 'lvs', reach: { kind: 'agent', host: 'lab', vm: DIRECTOR_VM } }],
+    networks: [{ name: 'lan', subnet: lab.segment.subnet, addresses: ['10.77.0.100-10.77.0.119'] }],
+    templates: [{ name: 'minimal', directory: images.template.directory }],
+    services: SERVICE_NAMES.map((name) => ({
+      name,
+      image: `${lab.registry.endpoint}/${images.registry.images[name]}`,
+      run: { memory: PLACES[name].memory },
+      virtual: { director: 'lvs', address: PLACES[name].virtualAddress, port: 80 },
+      network: 'lan',
+      template: 'minimal',
+      max: name === 'mosaic' ? 2 : 1,
+      health: { path: '/healthz' },
+      replicas: [{ vm: SHOP_VM, container: name, address: PLACES[name].address }],
+    })),
+  };
+  const file = join(lab.directory, 'ciel.yaml');
+  await writeFile(file, stringify(spec));
+  return file;
+}
