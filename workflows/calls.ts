@@ -30,7 +30,7 @@ const PROVISIONING_HEARTBEAT = '5 s';
 /** One attempt, as long as its process lives: copying a disk or fetching an image may take its time. */
 const PROVISIONING_ATTEMPT = '20 min';
 /** How long a host may leave a first step in its queue before another host is chosen. */
-const HOST_ANSWERS_WITHIN = '30 s';
+const HOST_ANSWERS_WITHIN = '10 s';
 /** Watchers lose their samples for this long when a host process dies. One a host, so beats cost nothing to speak of. */
 const WATCH_HEARTBEAT = '10 s';
 const WATCH_ATTEMPT = '365 days';

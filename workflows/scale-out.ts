@@ -11,6 +11,7 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { CancellationScope, ParentClosePolicy, startChild } from '@temporalio/workflow';
 import type { Reservation } from '../model/activities.ts';
 import type { VmSize } from '../model/decision.ts';
+import { replicaIdentity } from '../model/identity.ts';
 import type { Replica, ReplicaState } from '../model/replica.ts';
 import type { ServiceSpec } from '../model/spec.ts';
 import { hostAttribute, monitorStart, vmAttribute } from '../model/starts.ts';
@@ -107,6 +108,12 @@ async function reserveWithDisk(
 ): Promise<Reservation> {
   for (;;) {
     const ordinal = attempts.ordinal++;
+    const { installationId, service, runId } = operation.ref;
+    // Known before anything is reserved, so that a reservation whose answer was lost is given back, too.
+    const { replicaId } = replicaIdentity(installationId, service, runId, ordinal);
+    saga.push('reserve', () => control('Give the reservation back').release({ operation: operation.ref, replicaId }), {
+      onlyWhenAllUndone: true,
+    });
     const reservation = await operation.step('reserve', () =>
       control('Reserve host, addresses and capacity').reserve({
         operation: operation.ref,
@@ -116,11 +123,8 @@ async function reserveWithDisk(
         avoidHosts: attempts.avoidHosts,
       }),
     );
-    const { host, replicaId, diskFileName } = reservation;
+    const { host, diskFileName } = reservation;
     const request = { operation: operation.ref, reservation };
-    saga.push('reserve', () => control('Give the reservation back').release({ operation: operation.ref, replicaId }), {
-      onlyWhenAllUndone: true,
-    });
     saga.push('clone disk', async () => onHost(host, `Remove disk ${diskFileName}`).removeDisk(request));
     try {
       await operation.step('clone disk', async () => {
