@@ -1,5 +1,6 @@
 /** Ten-second means of use, kept for a day: what scale-in decides from. A figure that could not be read is null. */
 import { sql } from 'kysely';
+import type { ReplicaUsage } from '../model/decision.ts';
 import type { Rollup } from '../model/usage.ts';
 import { jsonText, type Store } from './database.ts';
 
@@ -43,4 +44,41 @@ export async function listRollups(
     .orderBy('startsAt')
     .execute();
   return rows.map(({ startsAt, ...row }) => ({ ...row, containerId, from: startsAt.toISOString() }));
+}
+
+const USAGE_MINUTES = 10;
+/** What is measured now is written at the end of its ten seconds. */
+const WRITTEN_WITHIN_SECONDS = 2 * ROLLUP_SECONDS;
+
+/**
+ * The last ten minutes of each replica of a service. A minute is complete when each of its rollups has figures; the
+ * figures are null when none is, and a replica whose container is not seen has none.
+ */
+export async function replicaUsage(store: Store, service: string, now: Date): Promise<readonly ReplicaUsage[]> {
+  const tenSecondsMs = ROLLUP_SECONDS * 1_000;
+  const until = new Date(Math.floor((now.getTime() - WRITTEN_WITHIN_SECONDS * 1_000) / tenSecondsMs) * tenSecondsMs);
+  const from = new Date(until.getTime() - USAGE_MINUTES * 60_000);
+  const { rows } = await sql<ReplicaUsage>`
+    with minute as (
+      select replica.replica_id,
+        floor(extract(epoch from rollup.starts_at - ${from}::timestamptz) / 60) as minute,
+        count(*) filter (where rollup.cpu_cores is not null and rollup.memory_bytes is not null) as read,
+        avg(rollup.cpu_cores) as mean, max(rollup.cpu_cores_max) as max, max(rollup.memory_bytes) as memory
+      from replica
+      join container on container.replica_id = replica.replica_id
+      join rollup on rollup.vm_uuid = container.vm_uuid and rollup.container_id = container.container_id
+        and rollup.starts_at >= ${from} and rollup.starts_at < ${until}
+      where replica.service = ${service}
+      group by replica.replica_id, container.container_id, 2
+    ), complete as (
+      select * from minute where read >= ${60 / ROLLUP_SECONDS}
+    )
+    select replica.replica_id,
+      least(count(complete.minute), ${USAGE_MINUTES}) as complete_minutes,
+      avg(complete.mean) as cpu_cores_mean, max(complete.max) as cpu_cores_max, max(complete.memory) as memory_bytes_max
+    from replica left join complete on complete.replica_id = replica.replica_id
+    where replica.service = ${service}
+    group by replica.replica_id
+    order by replica.replica_id`.execute(store);
+  return rows;
 }

@@ -25,7 +25,7 @@ import {
   recordStep,
 } from '../../store/operations.ts';
 import { listReplicas, saveReplicas } from '../../store/replicas.ts';
-import { listRollups, pruneRollups, saveRollups } from '../../store/rollups.ts';
+import { listRollups, pruneRollups, replicaUsage, saveRollups } from '../../store/rollups.ts';
 import {
   claimRealServer,
   claimVirtualServer,
@@ -219,6 +219,84 @@ describe('rollups', () => {
       { ...rollup(iso(20_000), 0.5), memoryBytes: 1000 },
       { ...rollup(iso(10_000), null), memoryBytes: 1000 },
     ]);
+  });
+});
+
+describe('usage of replicas', () => {
+  it('counts only minutes whose every ten seconds were read, and says nothing of what was not (invariant 5)', async () => {
+    const { store } = test;
+    const seen: Replica = {
+      replicaId: randomUUID(),
+      kind: 'made',
+      state: 'serving',
+      vmName: 'one',
+      vmUuid: randomUUID(),
+      host: 'kvm-1',
+      address: '10.0.0.101',
+      vcpus: 1,
+      memoryBytes: 2 ** 29,
+      servingSince: NOW,
+    };
+    const unseen = { ...seen, replicaId: randomUUID(), vmName: 'two', vmUuid: randomUUID() };
+    await saveReplicas(store, 'usage', [seen, unseen]);
+    const vmUuid = seen.vmUuid ?? '';
+    const containerId = 'd'.repeat(64);
+    await saveContainers(
+      store,
+      [vmUuid],
+      [
+        {
+          vmUuid,
+          containerId,
+          runtime: 'docker',
+          cgroupPath: '/',
+          name: null,
+          image: null,
+          labels: {},
+          addresses: {},
+          service: 'usage',
+          replicaId: seen.replicaId,
+          cpuCores: null,
+          memoryBytes: null,
+          ioBytesPerSecond: null,
+          cpuLimitCores: null,
+          memoryLimitBytes: null,
+          unavailable: null,
+          at: NOW,
+        },
+      ],
+    );
+    const now = Date.parse('2026-05-05T12:00:05.000Z');
+    const rollups = Array.from({ length: 70 }, (_, index) => ({
+      vmUuid,
+      containerId,
+      from: new Date(Date.parse('2026-05-05T11:59:30.000Z') - index * 10_000).toISOString(),
+      samples: 10,
+      // The newest minute and one in the middle have a hole.
+      cpuCores: index === 0 || index === 20 ? null : 0.5,
+      cpuCoresMax: index === 30 ? 0.9 : 0.6,
+      memoryBytes: 1000 + index,
+      ioBytesPerSecond: 0,
+      unavailable: null,
+    }));
+    await saveRollups(store, rollups);
+    const usage = await replicaUsage(store, 'usage', new Date(now));
+    expect(usage.find(({ replicaId }) => replicaId === seen.replicaId)).toEqual({
+      replicaId: seen.replicaId,
+      completeMinutes: 8,
+      cpuCoresMean: 0.5,
+      cpuCoresMax: 0.9,
+      memoryBytesMax: 1059,
+    });
+    expect(usage.find(({ replicaId }) => replicaId === unseen.replicaId)).toEqual({
+      replicaId: unseen.replicaId,
+      completeMinutes: 0,
+      cpuCoresMean: null,
+      cpuCoresMax: null,
+      memoryBytesMax: null,
+    });
+    await saveReplicas(store, 'usage', []);
+    await saveContainers(store, [vmUuid], []);
   });
 });
 
