@@ -358,6 +358,7 @@ void ciel_guest_destroy(struct ciel_guest *guest)
 		return;
 	ciel_source_destroy(guest->source);
 	free(guest->slots);
+	free(guest->kernel);
 	free(guest);
 }
 

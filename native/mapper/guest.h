@@ -9,6 +9,7 @@
 #include "locate/vmcoreinfo.h"
 #include "mapper.h"
 #include "types/slots.h"
+#include "views/views.h"
 
 /* What the mapper itself asks of a kernel, beside the views: numbered behind ciel_view_slots[]. */
 enum ciel_core_slot {
@@ -40,6 +41,7 @@ struct ciel_guest {
 	uint8_t btf_hash[CIEL_HASH_BYTES];
 	uint8_t boot_id[16];
 	struct ciel_slot *slots; /* of the views, then of the core */
+	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
 };
 
 /* All descriptors in one array: the views' first, so that their numbers are indices, then the core's. */

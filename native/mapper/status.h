@@ -27,6 +27,7 @@ enum ciel_status {
 	CIEL_UNSUPPORTED = 12,      /* a machine, RAM backend or format that the mapper does not know */
 	CIEL_OUT_OF_MEMORY = 13,    /* of this process */
 	CIEL_BAD_ARGUMENT = 14,     /* a mistake of the caller */
+	CIEL_NOT_ACCOUNTED = 15,    /* the kernel could keep the figure, but its controller is off for this cgroup */
 };
 
 struct ciel_error {

@@ -198,6 +198,7 @@ static void process_destroy(struct ciel_source *source)
 
 static const struct ciel_source_operations process_operations = {
 	.name = "process",
+	.is_staged = 1,
 	.page = process_page,
 	.read = process_read,
 	.scan = process_scan,

@@ -41,6 +41,8 @@ typedef int (*ciel_scan_visitor)(void *context, uint64_t offset, const uint8_t h
 
 struct ciel_source_operations {
 	const char *name;
+	/* 1: pages are copies of different instants, so two equal readings prove nothing until a refresh between them. */
+	int is_staged;
 	/* The page at a page-aligned offset within the RAM, or NULL when it cannot be read. */
 	const volatile uint8_t *(*page)(struct ciel_source *source, uint64_t offset);
 	/* Copies a range that is within the RAM. */

@@ -37,6 +37,7 @@ enum {
 	MAX_PATH_NAME = 64,
 	MAX_INDEX = 1 << 20,
 	NAME_BUCKETS = 1024,
+	MAX_NAMELESS_ENUMS = 32768,
 };
 
 /* Every record and enum that a descriptor names, with the types of that name. */
@@ -52,6 +53,8 @@ struct resolver {
 	struct named_types *names;
 	uint32_t name_count;
 	int32_t buckets[NAME_BUCKETS];
+	uint32_t *nameless_enums; /* ids: a descriptor with an empty record asks for an enumerator of any of them */
+	uint32_t nameless_count;
 	uint32_t visits;
 };
 
@@ -89,8 +92,13 @@ static void index_types(struct resolver *resolver)
 
 	for (uint32_t id = 1; id < count; id++) {
 		const struct btf_type *type = btf__type_by_id(resolver->btf, id);
-		if (!type || !names_a_type(type) || type->name_off == 0)
+		if (!type || !names_a_type(type))
 			continue;
+		if (type->name_off == 0) {
+			if (btf_is_any_enum(type) && resolver->nameless_count < MAX_NAMELESS_ENUMS)
+				resolver->nameless_enums[resolver->nameless_count++] = id;
+			continue;
+		}
 		const char *name = btf__str_by_offset(resolver->btf, type->name_off);
 		struct named_types *names = name ? find_name(resolver, name) : NULL;
 		if (names && names->count < MAX_SAME_NAME)
@@ -332,10 +340,13 @@ static int find_enumerator(const struct resolver *resolver, uint32_t id, const c
 static struct ciel_slot enum_slot(const struct resolver *resolver, const struct ciel_slot_desc *descriptor)
 {
 	const struct named_types *names = find_name(resolver, descriptor->record);
+	int is_nameless = descriptor->record[0] == '\0';
+	const uint32_t *ids = is_nameless ? resolver->nameless_enums : names ? names->ids : NULL;
+	uint32_t count = is_nameless ? resolver->nameless_count : names ? names->count : 0;
 	uint64_t value;
 
-	for (uint32_t i = 0; names && i < names->count; i++) {
-		if (find_enumerator(resolver, names->ids[i], descriptor->path, &value))
+	for (uint32_t i = 0; i < count; i++) {
+		if (find_enumerator(resolver, ids[i], descriptor->path, &value))
 			return available(descriptor->kind == CIEL_SLOT_ENUM_EXISTS ? 1 : value);
 	}
 	return descriptor->kind == CIEL_SLOT_ENUM_EXISTS ? available(0) : (struct ciel_slot){ 0 };
@@ -393,9 +404,10 @@ enum ciel_status ciel_slots_resolve(const void *btf_bytes, uint32_t btf_length, 
 				 strerror(errno));
 
 	_cleanup_free_ struct named_types *names = calloc(count ? count : 1, sizeof(*names));
-	if (!names)
+	_cleanup_free_ uint32_t *nameless = calloc(MAX_NAMELESS_ENUMS, sizeof(*nameless));
+	if (!names || !nameless)
 		return ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory to read the kernel's types");
-	struct resolver resolver = { .btf = btf, .names = names };
+	struct resolver resolver = { .btf = btf, .names = names, .nameless_enums = nameless };
 	index_names(&resolver, descriptors, count);
 	index_types(&resolver);
 	for (uint32_t i = 0; i < count; i++)

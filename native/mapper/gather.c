@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One sample: the views walk the cgroup tree, and what they found of each container goes into one flat buffer (mapper.h).
+ *
+ *   1. prove that the kernel which was attached to is still there: its boot id; its clock goes into the sample, as a dead
+ *      kernel's memory reads perfectly well and only its clock stands still
+ *   2. list the cgroups, recognise containers by name
+ *   3. for each of them: CPU, memory, I/O, with fuel of its own, so that a fault costs that container and not the sample
+ *   4. the process that owns the RAM still lives: else nothing of this counts
+ *
+ * Views check by themselves that a cgroup is the same one before and after a reading, and that no flush came between. That
+ * needs loads which are fresh. Where pages are staged (process_vm_readv), each is of another instant, and the check inside
+ * one attempt compares copies with themselves. There the CPU time is read twice with a refresh between: when the second
+ * reading is not behind the first one, and no further ahead than CPUs can run in the time that passed, it is believed.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "guest.h"
+#include "recognise.h"
+#include "runtime.h"
+
+enum {
+	/* Loads of one sample: a hundred containers with eight CPUs need about 10^5. */
+	FUEL_OF_SAMPLE = 2000000,
+	/* A staged load may cost 3 µs. */
+	FUEL_OF_STAGED_SAMPLE = 400000,
+	FUEL_OF_CONTAINER = 200000,
+	TRIES = 3,
+	FIRST_CGROUPS = 256,
+	MAX_CGROUPS = 16384,
+	MAX_PATH = 4096,
+	/* The kernel adds running time at its tick: by how much a CPU's time may jump within no time. */
+	TICK_NS = 10 * 1000 * 1000,
+	MAX_CPU_NUMBER = 8191, /* the kernel's own limit, NR_CPUS */
+};
+
+struct sample {
+	struct ciel_guest *guest;
+	struct ciel_view_context context;
+	uint64_t fuel_left;
+	uint8_t *buffer;
+	uint64_t capacity, used;
+	struct ciel_error *error;
+};
+
+/* The cgroups of the sample in progress. One list for all guests of the thread: it is used within one call only. */
+static _Thread_local struct view_cgroup *cgroups;
+static _Thread_local uint32_t cgroup_capacity;
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static enum ciel_status status_of_view(int result)
+{
+	switch (result) {
+	case 0:
+		return CIEL_OK;
+	case VIEW_NOT_ACCOUNTED:
+		return CIEL_NOT_ACCOUNTED;
+	case CIEL_VIEW_FAULT:
+		return CIEL_FAULTED;
+	case CIEL_VIEW_NO_SLOT:
+		return CIEL_NO_FIELD;
+	case CIEL_VIEW_CHANGED:
+		return CIEL_TORN;
+	default:
+		return CIEL_EXHAUSTED;
+	}
+}
+
+/* Before each view: at most `limit` of the sample's fuel. After it: what was burnt is gone. */
+static uint64_t lend_fuel(struct sample *sample, uint64_t limit)
+{
+	uint64_t lent = sample->fuel_left < limit ? sample->fuel_left : limit;
+
+	sample->context.fuel = lent;
+	return lent;
+}
+
+static void settle_fuel(struct sample *sample, uint64_t lent)
+{
+	sample->fuel_left -= lent - sample->context.fuel;
+}
+
+/* The message for a view that failed as a whole. */
+static enum ciel_status fail_view(const struct sample *sample, int result, const char *what)
+{
+	const struct ciel_view_context *context = &sample->context;
+
+	switch (result) {
+	case CIEL_VIEW_FAULT:
+		return ciel_fail(sample->error, CIEL_FAULTED, "%s: 0x%" PRIx64 " is not mapped, or no RAM", what,
+				 context->error_address);
+	case CIEL_VIEW_NO_SLOT:
+		return ciel_fail(sample->error, CIEL_NO_FIELD, "%s: the kernel %s has no %s", what, sample->guest->info.release,
+				 ciel_slot_name(context->error_slot));
+	case CIEL_VIEW_CHANGED:
+		return ciel_fail(sample->error, CIEL_TORN, "%s: changed while it was read, %d times", what, (int)TRIES);
+	default:
+		return ciel_fail(sample->error, CIEL_EXHAUSTED, "%s: too many, too deep, or without end", what);
+	}
+}
+
+/* Step 1. The header's part of it. */
+static enum ciel_status prove(struct sample *sample, struct ciel_sample_header *header)
+{
+	struct ciel_guest *guest = sample->guest;
+	struct view_proof proof;
+	uint8_t boot_id[sizeof(guest->boot_id)];
+	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+	int result = view_prove(&proof);
+
+	settle_fuel(sample, lent);
+	if (result)
+		return ciel_fail(sample->error, CIEL_STALE, "the kernel %s is no longer in the RAM (view error %d at 0x%" PRIx64 ")",
+				 guest->info.release, result, sample->context.error_address);
+	enum ciel_status status = ciel_guest_boot_id(guest, boot_id, sample->error);
+	if (status)
+		return ciel_context(sample->error, "proving that the guest has not rebooted");
+	if (memcmp(boot_id, guest->boot_id, sizeof(boot_id)) != 0)
+		return ciel_fail(sample->error, CIEL_STALE, "the guest has rebooted since it was attached to");
+	header->jiffies = proof.jiffies;
+	memcpy(header->nodename, proof.nodename, sizeof(proof.nodename));
+	return CIEL_OK;
+}
+
+/* The per-CPU arrays of a sample are indexed by CPU number, so the numbers must be believable. */
+static int has_sane_cpus(const struct view_kernel *kernel)
+{
+	if (kernel->cpu_count == 0 || kernel->cpu_count > VIEW_MAX_CPUS)
+		return 0;
+	for (uint32_t i = 0; i < kernel->cpu_count; i++) {
+		if (kernel->cpu[i] > MAX_CPU_NUMBER || (i > 0 && kernel->cpu[i] <= kernel->cpu[i - 1]))
+			return 0;
+	}
+	return 1;
+}
+
+static enum ciel_status read_kernel(struct sample *sample)
+{
+	struct ciel_guest *guest = sample->guest;
+
+	if (guest->kernel)
+		return CIEL_OK;
+	struct view_kernel *kernel = calloc(1, sizeof(*kernel));
+	if (!kernel)
+		return ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for the guest's CPUs");
+	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+	int result = view_kernel(kernel);
+	settle_fuel(sample, lent);
+	if (result) {
+		free(kernel);
+		return fail_view(sample, result, "reading the guest's CPUs");
+	}
+	if (!has_sane_cpus(kernel)) {
+		free(kernel);
+		return ciel_fail(sample->error, CIEL_MALFORMED, "the guest's mask of possible CPUs makes no sense");
+	}
+	guest->kernel = kernel;
+	return CIEL_OK;
+}
+
+static enum ciel_status grow_cgroups(struct sample *sample)
+{
+	uint32_t capacity = cgroup_capacity ? cgroup_capacity * 2 : FIRST_CGROUPS;
+
+	if (capacity > MAX_CGROUPS)
+		return ciel_fail(sample->error, CIEL_EXHAUSTED, "listing cgroups: there are more than %d", (int)MAX_CGROUPS);
+	struct view_cgroup *grown = realloc(cgroups, capacity * sizeof(*grown));
+	if (!grown)
+		return ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for %u cgroups", capacity);
+	cgroups = grown;
+	cgroup_capacity = capacity;
+	return CIEL_OK;
+}
+
+/* Step 2. */
+static enum ciel_status list_cgroups(struct sample *sample, uint64_t *ret_count)
+{
+	int tries = 0;
+
+	for (;;) {
+		enum ciel_status status = cgroup_capacity ? CIEL_OK : grow_cgroups(sample);
+		if (status)
+			return status;
+		uint64_t lent = lend_fuel(sample, sample->fuel_left);
+		int result = view_cgroups(cgroups, cgroup_capacity, ret_count);
+		settle_fuel(sample, lent);
+		if (result == 0)
+			return CIEL_OK;
+		if (result == CIEL_VIEW_LIMIT && *ret_count == cgroup_capacity)
+			status = grow_cgroups(sample);
+		else if (++tries == TRIES || sample->fuel_left == 0)
+			status = fail_view(sample, result, "listing cgroups");
+		if (status)
+			return status;
+		/* The tree changed under the walk: a pointer of it may have led anywhere. */
+		ciel_space_refresh(&sample->guest->space);
+	}
+}
+
+/* The path of a cgroup below the root, names joined by '/'. A path that is too long for the guest's own tools is cut off. */
+static uint32_t build_path(uint32_t index, char path[MAX_PATH])
+{
+	uint32_t chain[VIEW_MAX_DEPTH + 1], depth = 0, length = 0;
+
+	for (uint32_t at = index; cgroups[at].depth > 0 && depth <= VIEW_MAX_DEPTH; at = cgroups[at].parent)
+		chain[depth++] = at;
+	while (depth > 0) {
+		const char *name = cgroups[chain[--depth]].name;
+		uint32_t name_length = (uint32_t)strnlen(name, VIEW_NAME_BYTES - 1);
+		if (name_length + 1 > MAX_PATH - length)
+			break;
+		path[length++] = '/';
+		memcpy(path + length, name, name_length);
+		length += name_length;
+	}
+	return length;
+}
+
+static void set_figure(struct ciel_sample_container *record, enum ciel_figure_name name, const struct view_figure *figure)
+{
+	if (figure->status == VIEW_NOT_LIMITED) {
+		record->figures[name] = (struct ciel_figure){ .value = UINT64_MAX };
+		return;
+	}
+	record->figures[name] = (struct ciel_figure){
+		.value = figure->status ? 0 : figure->value,
+		.status = (int32_t)status_of_view(figure->status),
+		.detail = figure->slot,
+	};
+}
+
+static void set_failed(struct ciel_sample_container *record, enum ciel_figure_name first, enum ciel_figure_name last,
+		       const struct sample *sample, int result)
+{
+	const struct view_figure failed = { .status = result, .slot = sample->context.error_slot };
+
+	for (enum ciel_figure_name name = first; name <= last; name++)
+		set_figure(record, name, &failed);
+}
+
+/* What the views know of one container; the results say which of them hold. */
+struct container_reading {
+	struct view_cpu cpu;
+	struct view_memory memory;
+	struct view_io io;
+	int cpu_result, memory_result, io_result;
+};
+
+static int read_cpu(struct sample *sample, const struct view_cgroup *cgroup, struct view_cpu *cpu)
+{
+	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+	int result = view_cgroup_cpu(cgroup->address, cgroup->serial, sample->guest->kernel, cpu);
+
+	settle_fuel(sample, lent);
+	return result;
+}
+
+/* Whether a second reading of CPU time may follow the first one after so many nanoseconds. */
+static int is_plausible(const struct view_cpu *first, const struct view_cpu *second, uint64_t passed_ns, uint32_t cpus)
+{
+	if (first->usage.status || second->usage.status)
+		return 1;
+	return second->usage.value >= first->usage.value &&
+	       second->usage.value - first->usage.value <= (passed_ns + TICK_NS) * cpus;
+}
+
+static void read_container(struct sample *sample, const struct view_cgroup *cgroup, struct container_reading *reading)
+{
+	struct ciel_guest *guest = sample->guest;
+	int is_staged = guest->source->operations->is_staged;
+
+	for (int i = 0; i < TRIES; i++) {
+		uint64_t start = clock_ns(CLOCK_MONOTONIC);
+		reading->cpu_result = read_cpu(sample, cgroup, &reading->cpu);
+
+		uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+		reading->memory_result =
+			view_cgroup_memory(cgroup->address, cgroup->serial, guest->kernel, &reading->memory);
+		settle_fuel(sample, lent);
+		lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+		reading->io_result = view_cgroup_io(cgroup->address, cgroup->serial, guest->kernel, &reading->io);
+		settle_fuel(sample, lent);
+
+		int has_changed = reading->cpu_result == CIEL_VIEW_CHANGED || reading->memory_result == CIEL_VIEW_CHANGED ||
+				  reading->io_result == CIEL_VIEW_CHANGED;
+		if (is_staged && reading->cpu_result == 0) {
+			static _Thread_local struct view_cpu first;
+			first = reading->cpu;
+			ciel_source_refresh(guest->source);
+			reading->cpu_result = read_cpu(sample, cgroup, &reading->cpu);
+			has_changed = reading->cpu_result == CIEL_VIEW_CHANGED ||
+				      !is_plausible(&first, &reading->cpu, clock_ns(CLOCK_MONOTONIC) - start,
+						    guest->kernel->cpu_count);
+			if (has_changed)
+				reading->cpu_result = CIEL_VIEW_CHANGED;
+		}
+		if (!has_changed)
+			return;
+		ciel_space_refresh(&guest->space);
+	}
+}
+
+static void set_figures(const struct sample *sample, const struct container_reading *reading,
+			struct ciel_sample_container *record)
+{
+	if (reading->cpu_result) {
+		set_failed(record, CIEL_FIGURE_CPU, CIEL_FIGURE_CPU_PER_CPU, sample, reading->cpu_result);
+	} else {
+		set_figure(record, CIEL_FIGURE_CPU, &reading->cpu.usage);
+		set_figure(record, CIEL_FIGURE_CPU_USER, &reading->cpu.user);
+		set_figure(record, CIEL_FIGURE_CPU_SYSTEM, &reading->cpu.system);
+		set_figure(record, CIEL_FIGURE_CPU_PER_CPU, &reading->cpu.per_cpu);
+	}
+	if (reading->memory_result) {
+		set_failed(record, CIEL_FIGURE_MEMORY, CIEL_FIGURE_MEMORY_LIMIT, sample, reading->memory_result);
+	} else {
+		set_figure(record, CIEL_FIGURE_MEMORY, &reading->memory.current);
+		set_figure(record, CIEL_FIGURE_MEMORY_ANON, &reading->memory.anon);
+		set_figure(record, CIEL_FIGURE_MEMORY_FILE, &reading->memory.file);
+		set_figure(record, CIEL_FIGURE_MEMORY_SWAP_CACHE, &reading->memory.swap_cache);
+		set_figure(record, CIEL_FIGURE_MEMORY_LIMIT, &reading->memory.limit);
+	}
+	if (reading->io_result) {
+		set_failed(record, CIEL_FIGURE_IO_READ, CIEL_FIGURE_IO_WRITE, sample, reading->io_result);
+	} else {
+		set_figure(record, CIEL_FIGURE_IO_READ, &reading->io.read_bytes);
+		set_figure(record, CIEL_FIGURE_IO_WRITE, &reading->io.write_bytes);
+	}
+}
+
+/* Step 3 for one container. */
+static enum ciel_status add_container(struct sample *sample, const struct ciel_sample_header *header, uint32_t index,
+				      enum ciel_runtime runtime, uint32_t id_offset, uint32_t id_length)
+{
+	static _Thread_local struct container_reading reading;
+	const struct view_kernel *kernel = sample->guest->kernel;
+	char path[MAX_PATH];
+	uint32_t path_length = build_path(index, path);
+	uint64_t cpu_bytes = header->cpu_count * sizeof(uint64_t);
+	uint64_t bytes = (sizeof(struct ciel_sample_container) + cpu_bytes + path_length + 7) & ~7ull;
+
+	if (bytes > sample->capacity - sample->used)
+		return ciel_fail(sample->error, CIEL_EXHAUSTED, "the sample's buffer of %" PRIu64 " bytes is full after %u containers",
+				 sample->capacity, header->container_count);
+	uint8_t *at = sample->buffer + sample->used;
+	memset(at, 0, bytes);
+
+	struct ciel_sample_container *record = (struct ciel_sample_container *)at;
+	uint32_t name_length = (uint32_t)strnlen(cgroups[index].name, VIEW_NAME_BYTES - 1);
+	record->bytes = (uint32_t)bytes;
+	record->runtime = runtime;
+	record->path_length = path_length;
+	/* The name is the path's last part, unless the path was cut off: then there is no id to speak of. */
+	if (path_length >= name_length && memcmp(path + path_length - name_length, cgroups[index].name, name_length) == 0) {
+		record->id_offset = path_length - name_length + id_offset;
+		record->id_length = id_length;
+	}
+	read_container(sample, &cgroups[index], &reading);
+	set_figures(sample, &reading, record);
+
+	uint8_t *by_cpu = at + sizeof(*record);
+	memset(by_cpu, 0xff, cpu_bytes);
+	for (uint32_t i = 0; i < kernel->cpu_count; i++)
+		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &reading.cpu.by_cpu[i], sizeof(uint64_t));
+	memcpy(by_cpu + cpu_bytes, path, path_length);
+	sample->used += bytes;
+	return CIEL_OK;
+}
+
+static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *header)
+{
+	uint64_t count = 0;
+	enum ciel_status status = prove(sample, header);
+
+	if (!status)
+		status = read_kernel(sample);
+	if (!status)
+		status = list_cgroups(sample, &count);
+	if (status)
+		return status;
+
+	const struct view_kernel *kernel = sample->guest->kernel;
+	header->possible_cpus = kernel->cpu_count;
+	header->cpu_count = kernel->cpu[kernel->cpu_count - 1] + 1;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t id_offset, id_length;
+		enum ciel_runtime runtime =
+			ciel_recognise(cgroups[i].name, cgroups[cgroups[i].parent].name, &id_offset, &id_length);
+		if (runtime == CIEL_RUNTIME_NONE || !cgroups[i].is_online)
+			continue;
+		status = add_container(sample, header, i, runtime, id_offset, id_length);
+		if (status)
+			return status;
+		header->container_count++;
+	}
+	return CIEL_OK;
+}
+
+int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error)
+{
+	uint64_t fuel = guest->source->operations->is_staged ? FUEL_OF_STAGED_SAMPLE : FUEL_OF_SAMPLE;
+	struct sample sample = {
+		.guest = guest,
+		.context = { .slots = guest->slots },
+		.fuel_left = fuel,
+		.buffer = buffer,
+		.capacity = capacity,
+		.used = sizeof(struct ciel_sample_header),
+		.error = error,
+	};
+	struct ciel_sample_header header = {
+		.abi = CIEL_ABI,
+		.header_bytes = sizeof(header),
+		.container_bytes = sizeof(struct ciel_sample_container),
+		.at_ns = clock_ns(CLOCK_BOOTTIME),
+	};
+	uint64_t start = clock_ns(CLOCK_MONOTONIC);
+
+	*error = (struct ciel_error){ 0 };
+	if (capacity < sizeof(header) || ((uintptr_t)buffer & 7))
+		return ciel_fail(error, CIEL_BAD_ARGUMENT, "a buffer of %" PRIu64 " bytes, aligned to 8, is needed", capacity);
+	memcpy(header.boot_id, guest->boot_id, sizeof(header.boot_id));
+	memcpy(header.release, guest->info.release, sizeof(guest->info.release));
+
+	ciel_space_refresh(&guest->space);
+	ciel_runtime_enter(&sample.context, &guest->space);
+	enum ciel_status status = fill(&sample, &header);
+	ciel_runtime_leave();
+
+	/* Whatever was read: of a process that has ended it may be another's memory. */
+	struct ciel_error gone;
+	if (ciel_source_alive(guest->source, &gone) != CIEL_OK)
+		*error = gone;
+	if (error->status)
+		return error->status;
+	header.fuel_used = (uint32_t)(fuel - sample.fuel_left);
+	header.bytes = (uint32_t)sample.used;
+	header.elapsed_ns = clock_ns(CLOCK_MONOTONIC) - start;
+	memcpy(buffer, &header, sizeof(header));
+	return status;
+}
