@@ -8,13 +8,14 @@ import {
   bootTimeNanoseconds,
   C,
   type ConnectionPointer,
+  type DomainInfo,
   type DomainPointer,
   domainId,
   domainInfo,
   domainUuid,
   lastError,
   takeString,
-  withAllStats,
+  withAllDomains,
 } from './libvirt-ffi.ts';
 
 export interface DomainDescription {
@@ -36,10 +37,6 @@ const STATES: readonly VmState[] = [
   'crashed',
   'suspended',
 ];
-const STATS_STATE = 1;
-const STATS_CPU = 2;
-/** Skips what a hung QEMU would have to answer. */
-const STATS_NOWAIT = 2 ** 29;
 const DEFINE_VALIDATE = 1;
 const UNDEFINE_MANAGED_SAVE = 1;
 const UNDEFINE_SNAPSHOTS_METADATA = 2;
@@ -53,15 +50,12 @@ const XML_INACTIVE = 2;
 const KEEPALIVE_SECONDS = 5;
 const KEEPALIVE_COUNT = 3;
 
-/** vCPUs and memory change only by hotplug and balloon, and cost a call of their own for each domain. */
+/** Of domains that are off: what they will have. It changes only by redefinition, and costs a call for each domain. */
 const SIZE_FRESH_NANOSECONDS = 30_000_000_000n;
-interface Size {
-  readonly libvirtId: number | null;
+interface KnownInfo extends DomainInfo {
   readonly atNanoseconds: bigint;
-  readonly vcpus: number;
-  readonly memoryBytes: number;
 }
-const sizes = new Map<string, Size>();
+const known = new Map<string, KnownInfo>();
 
 export function openConnection(uri: string): ConnectionPointer {
   const connection = C.open(uri);
@@ -72,34 +66,38 @@ export function openConnection(uri: string): ConnectionPointer {
 }
 
 export const calls = {
-  /** State and CPU of every domain in one call. */
+  /**
+   * Every domain in one call, then state and CPU time of the active ones, each by a call that reads /proc.
+   *
+   * libvirt's bulk statistics would be one call, but ask QEMU for CPU figures (since QEMU 7.1), and a QEMU that hangs then
+   * holds up all: VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT skips a job that waits, not a monitor that does not answer.
+   */
   allStats(connection: ConnectionPointer): VmCounters[] {
-    const before = bootTimeNanoseconds();
-    return withAllStats(connection, STATS_STATE | STATS_CPU, STATS_NOWAIT, (records) => {
-      const atNanoseconds = before + (bootTimeNanoseconds() - before) / 2n;
+    return withAllDomains(connection, (domains) => {
       const seen = new Set<string>();
-      const vms = records.flatMap(({ domain, integers }): VmCounters[] => {
+      const vms = domains.flatMap((domain): VmCounters[] => {
         const uuid = domainUuid(domain);
         const libvirtId = domainId(domain);
-        const size = sizeOf(domain, uuid, libvirtId, atNanoseconds);
-        // Undefined between the two calls: gone, so not part of the answer.
-        if (size === null) return [];
+        if (libvirtId !== null) known.delete(uuid);
+        const info = libvirtId === null ? infoOfInactive(domain, uuid) : infoNow(domain);
+        // Gone between the two calls, so not part of the answer.
+        if (info === null) return [];
         seen.add(uuid);
         return [
           {
             uuid,
             name: C.name(domain),
             libvirtId,
-            state: STATES[Number(integers.get('state.state') ?? 0n)] ?? 'unknown',
-            atNanoseconds,
+            state: STATES[info.state] ?? 'unknown',
+            atNanoseconds: info.atNanoseconds,
             // Without cgroups, libvirt gives its own CPU time for a domain that is off.
-            cpuNanoseconds: libvirtId === null ? null : (integers.get('cpu.time') ?? null),
-            vcpus: size.vcpus,
-            memoryBytes: size.memoryBytes,
+            cpuNanoseconds: libvirtId === null ? null : info.cpuNanoseconds,
+            vcpus: info.vcpus,
+            memoryBytes: info.memoryBytes,
           },
         ];
       });
-      for (const uuid of sizes.keys()) if (!seen.has(uuid)) sizes.delete(uuid);
+      for (const uuid of known.keys()) if (!seen.has(uuid)) known.delete(uuid);
       return vms;
     });
   },
@@ -211,16 +209,22 @@ function describe(connection: ConnectionPointer, domain: DomainPointer): DomainD
   };
 }
 
-function sizeOf(domain: DomainPointer, uuid: string, libvirtId: number | null, now: bigint): Size | null {
-  const known = sizes.get(uuid);
-  if (known !== undefined && known.libvirtId === libvirtId && now - known.atNanoseconds < SIZE_FRESH_NANOSECONDS) {
-    return known;
-  }
+function infoNow(domain: DomainPointer): KnownInfo | null {
+  const before = bootTimeNanoseconds();
   const info = domainInfo(domain);
   if (info === null) return null;
-  const size = { libvirtId, atNanoseconds: now, vcpus: info.vcpus, memoryBytes: info.memoryBytes };
-  sizes.set(uuid, size);
-  return size;
+  return { ...info, atNanoseconds: before + (bootTimeNanoseconds() - before) / 2n };
+}
+
+function infoOfInactive(domain: DomainPointer, uuid: string): KnownInfo | null {
+  const now = bootTimeNanoseconds();
+  const before = known.get(uuid);
+  if (before !== undefined && now - before.atNanoseconds < SIZE_FRESH_NANOSECONDS) {
+    return { ...before, atNanoseconds: now };
+  }
+  const info = infoNow(domain);
+  if (info !== null) known.set(uuid, info);
+  return info;
 }
 
 function withDomain<T>(connection: ConnectionPointer, uuid: string, act: (domain: DomainPointer) => T): T {

@@ -32,13 +32,6 @@ const VirError = koffi.struct('virError', {
   int2: 'int',
   net: 'void *',
 });
-/** virTypedParameter: char field[80]; int type; union value (8 bytes). */
-const PARAMETER_BYTES = 96;
-const PARAMETER_TYPE = 80;
-const PARAMETER_VALUE = 88;
-/** virDomainStatsRecord: virDomainPtr dom; virTypedParameterPtr params; int nparams. */
-const RECORD_BYTES = 24;
-
 export const C = {
   open: libvirt.func('void *virConnectOpen(const char *uri)') as (uri: string) => ConnectionPointer | null,
   close: libvirt.func('int virConnectClose(void *connection)') as (connection: ConnectionPointer) => number,
@@ -103,10 +96,11 @@ export const C = {
     uri: string,
     flags: number,
   ) => number,
-  allStats: libvirt.func(
-    'int virConnectGetAllDomainStats(void *connection, unsigned int stats, _Out_ void **records, unsigned int flags)',
-  ) as (connection: ConnectionPointer, stats: number, records: (bigint | null)[], flags: number) => number,
-  freeStats: libvirt.func('void virDomainStatsRecordListFree(void *records)') as (records: bigint) => void,
+  listAll: libvirt.func('int virConnectListAllDomains(void *connection, _Out_ void **domains, unsigned int flags)') as (
+    connection: ConnectionPointer,
+    domains: (bigint | null)[],
+    flags: number,
+  ) => number,
   agentCommand: qemu.func('virDomainQemuAgentCommand', OwnedString, ['void *', 'const char *', 'int', 'uint']) as (
     domain: DomainPointer,
     command: string,
@@ -141,7 +135,7 @@ export const C = {
     callback: number,
   ) => number,
 
-  free_: libc.func('void free(void *memory)') as (memory: bigint) => void,
+  freeMemory: libc.func('void free(void *memory)') as (memory: bigint) => void,
   clockGettime: libc.func('int clock_gettime(int clock, _Out_ int64_t *timespec)') as (
     clock: number,
     timespec: BigInt64Array,
@@ -152,11 +146,9 @@ type DomainFlagsCall = (domain: DomainPointer, flags: number) => number;
 // A struct of another size means another libvirt: better no start than wrong reads.
 if (koffi.sizeof(VirError) !== 80) throw new Error(`virError has ${koffi.sizeof(VirError)} bytes here, not 80`);
 
-// Without a handler libvirt prints every error on stderr.
-C.setErrorFunc(
-  null,
-  koffi.register(() => {}, koffi.pointer(koffi.proto('void virErrorFunc(void *data, void *error)'))),
-);
+// Without a handler libvirt prints every error on stderr. The handler is the process's and is called on any thread, so it
+// must not be JavaScript of one of them, which may be busy or gone: free(NULL) does nothing.
+C.setErrorFunc(null, libc.symbol('free'));
 
 /** Of the call that has just failed on this thread. */
 export function lastError(connection: ConnectionPointer | null): LibvirtError {
@@ -202,14 +194,25 @@ export function domainId(domain: DomainPointer): number | null {
   return id === 0xffff_ffff ? null : id;
 }
 
-/** virDomainInfo: uchar state; ulong maxMem, memory (KiB); ushort nrVirtCpu; ullong cpuTime. */
-export function domainInfo(domain: DomainPointer): { state: number; memoryBytes: number; vcpus: number } | null {
+export interface DomainInfo {
+  /** virDomainState */
+  readonly state: number;
+  readonly memoryBytes: number;
+  readonly vcpus: number;
+  readonly cpuNanoseconds: bigint;
+}
+/**
+ * virDomainInfo: uchar state; ulong maxMem, memory (KiB); ushort nrVirtCpu; ullong cpuTime. libvirt asks no QEMU for it.
+ * null: the call failed.
+ */
+export function domainInfo(domain: DomainPointer): DomainInfo | null {
   const info = Buffer.alloc(40);
   if (C.info(domain, info) !== 0) return null;
   return {
     state: info.readUInt8(0),
     memoryBytes: Number(info.readBigUInt64LE(16)) * 1024,
     vcpus: info.readUInt16LE(24),
+    cpuNanoseconds: info.readBigUInt64LE(32),
   };
 }
 
@@ -217,64 +220,22 @@ export function takeString(pointer: bigint): string {
   try {
     return koffi.decode(pointer, 'char', -1) as string;
   } finally {
-    C.free_(pointer);
+    C.freeMemory(pointer);
   }
 }
 
-export interface StatsRecord {
-  readonly domain: DomainPointer;
-  /** The integer parameters by name, as bigint whatever their width; others are left out. */
-  readonly integers: ReadonlyMap<string, bigint>;
-}
-
-/**
- * One bulk call. The records and their domains are freed when `read` returns: copy nothing out but values.
- *
- * Decoded through one view a domain: koffi's own struct decoding takes twice as long and gives number or bigint by size.
- */
-export function withAllStats<T>(
-  connection: ConnectionPointer,
-  groups: number,
-  flags: number,
-  read: (records: StatsRecord[]) => T,
-): T {
+/** All domains, active or not, in one call. They are freed when `read` returns: copy nothing out but values. */
+export function withAllDomains<T>(connection: ConnectionPointer, read: (domains: readonly DomainPointer[]) => T): T {
   const out: (bigint | null)[] = [null];
-  const count = C.allStats(connection, groups, out, flags);
+  const count = C.listAll(connection, out, 0);
   const list = out[0];
   if (count < 0 || list === null || list === undefined) throw lastError(connection);
+  const domains = count === 0 ? [] : Array.from(new BigUint64Array(koffi.view(list, count * 8)));
   try {
-    const pointers = count === 0 ? new BigUint64Array(0) : new BigUint64Array(koffi.view(list, count * 8));
-    return read(Array.from(pointers, statsRecord));
+    return read(domains);
   } finally {
-    C.freeStats(list);
-  }
-}
-
-function statsRecord(pointer: bigint): StatsRecord {
-  const record = new DataView(koffi.view(pointer, RECORD_BYTES));
-  const bytes = record.getInt32(16, true) * PARAMETER_BYTES;
-  const integers = new Map<string, bigint>();
-  const parameters = bytes === 0 ? Buffer.alloc(0) : Buffer.from(koffi.view(record.getBigUint64(8, true), bytes));
-  for (let at = 0; at < bytes; at += PARAMETER_BYTES) {
-    const value = integerParameter(parameters, at);
-    if (value !== null) integers.set(parameters.toString('latin1', at, parameters.indexOf(0, at)), value);
-  }
-  return { domain: record.getBigUint64(0, true), integers };
-}
-
-function integerParameter(parameters: Buffer, at: number): bigint | null {
-  const value = at + PARAMETER_VALUE;
-  switch (parameters.readInt32LE(at + PARAMETER_TYPE)) {
-    case 1:
-      return BigInt(parameters.readInt32LE(value));
-    case 2:
-      return BigInt(parameters.readUInt32LE(value));
-    case 3:
-      return parameters.readBigInt64LE(value);
-    case 4:
-      return parameters.readBigUInt64LE(value);
-    default:
-      return null;
+    for (const domain of domains) C.free(domain);
+    C.freeMemory(list);
   }
 }
 

@@ -1,44 +1,35 @@
 /**
  * One thread that calls libvirt, one call at a time, over a connection of its own. It opens the connection when a call
- * needs one and drops it when it is lost; a call that only reads is then made once more.
+ * needs one, and drops it when it is lost.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { calls, openConnection } from './libvirt-calls.ts';
 import { LibvirtError } from './libvirt-errors.ts';
 import { C, type ConnectionPointer } from './libvirt-ffi.ts';
-import type { CallAnswer, CallName, CallRequest, WorkerStart } from './libvirt-protocol.ts';
+import type { CallAnswer, CallRequest, WorkerStart } from './libvirt-protocol.ts';
 
 const port = parentPort;
 if (port === null) throw new Error('libvirt-worker runs in a worker thread only');
 const { uri } = workerData as WorkerStart;
 
-const READS: ReadonlySet<CallName> = new Set<CallName>(['allStats', 'lookup', 'xml', 'metadata']);
 let connection: ConnectionPointer | null = null;
 
-function attempt({ call, args }: CallRequest): unknown {
+function run({ call, args }: CallRequest): unknown {
   if (call === 'openForEvents') return openConnection(uri);
+  if (connection !== null && C.isAlive(connection) !== 1) drop(connection);
   connection ??= openConnection(uri);
   const act = calls[call] as (connection: ConnectionPointer, ...args: readonly unknown[]) => unknown;
   try {
     return act(connection, ...args);
   } catch (error) {
-    if (error instanceof LibvirtError && error.connectionLost) {
-      C.close(connection);
-      connection = null;
-    }
+    if (error instanceof LibvirtError && error.connectionLost) drop(connection);
     throw error;
   }
 }
 
-function run(request: CallRequest): unknown {
-  const hadConnection = connection !== null;
-  try {
-    return attempt(request);
-  } catch (error) {
-    const retry = error instanceof LibvirtError && error.connectionLost && hadConnection && READS.has(request.call);
-    if (!retry) throw error;
-    return attempt(request);
-  }
+function drop(lost: ConnectionPointer): void {
+  C.close(lost);
+  connection = null;
 }
 
 port.on('message', (request: CallRequest | 'close') => {

@@ -52,23 +52,30 @@ export type HypervisorEvent =
   | { readonly kind: 'connected' }
   | { readonly kind: 'disconnected'; readonly message: string };
 
+export interface LibvirtOptions {
+  /** When a call that waits for QEMU (all but agent commands) is given up. */
+  readonly slowDeadlineMs?: number;
+}
+
 export class Libvirt {
   readonly uri: string;
+  readonly #slowDeadlineMs: number;
   readonly #fast: Lane;
   readonly #slow: Lane;
   readonly #listeners = new Set<(event: HypervisorEvent) => void>();
   #stopWatching: () => void = () => {};
   #closed = false;
 
-  private constructor(uri: string) {
+  private constructor(uri: string, { slowDeadlineMs = SLOW_DEADLINE_MS }: LibvirtOptions) {
     this.uri = uri;
+    this.#slowDeadlineMs = slowDeadlineMs;
     this.#fast = new Lane('fast', uri, 1);
     this.#slow = new Lane('slow', uri, SLOW_THREADS);
   }
 
   /** Fails with a LibvirtError when libvirtd does not answer now; later outages are survived. */
-  static async connect(uri: string): Promise<Libvirt> {
-    const libvirt = new Libvirt(uri);
+  static async connect(uri: string, options: LibvirtOptions = {}): Promise<Libvirt> {
+    const libvirt = new Libvirt(uri, options);
     EventLoop.acquire();
     try {
       await libvirt.#watch();
@@ -98,7 +105,7 @@ export class Libvirt {
     return () => this.#listeners.delete(listener);
   }
 
-  /** State and CPU of all domains, running or not, in one call that waits for no QEMU. */
+  /** State and CPU of all domains, running or not. Waits for no QEMU. */
   allStats(): Promise<VmCounters[]> {
     return this.#fast.call('allStats', [], FAST_DEADLINE_MS);
   }
@@ -112,23 +119,23 @@ export class Libvirt {
     return this.#fast.call('metadata', [uuid, namespace], FAST_DEADLINE_MS);
   }
   setMetadata(uuid: string, namespace: string, element: { prefix: string; xml: string } | null): Promise<void> {
-    return this.#slow.call('setMetadata', [uuid, namespace, element], SLOW_DEADLINE_MS);
+    return this.#slow.call('setMetadata', [uuid, namespace, element], this.#slowDeadlineMs);
   }
   defineXml(xml: string) {
-    return this.#slow.call('defineXml', [xml], SLOW_DEADLINE_MS);
+    return this.#slow.call('defineXml', [xml], this.#slowDeadlineMs);
   }
   create(uuid: string): Promise<void> {
-    return this.#slow.call('create', [uuid], SLOW_DEADLINE_MS);
+    return this.#slow.call('create', [uuid], this.#slowDeadlineMs);
   }
   destroy(uuid: string): Promise<void> {
-    return this.#slow.call('destroy', [uuid], SLOW_DEADLINE_MS);
+    return this.#slow.call('destroy', [uuid], this.#slowDeadlineMs);
   }
   /** Asks the guest to end; returns at once. */
   shutdown(uuid: string): Promise<void> {
-    return this.#slow.call('shutdown', [uuid], SLOW_DEADLINE_MS);
+    return this.#slow.call('shutdown', [uuid], this.#slowDeadlineMs);
   }
   undefine(uuid: string): Promise<void> {
-    return this.#slow.call('undefine', [uuid], SLOW_DEADLINE_MS);
+    return this.#slow.call('undefine', [uuid], this.#slowDeadlineMs);
   }
   /** The guest agent's answer, {return: …}, unchecked. libvirt runs one at a time for each domain. */
   agentCommand(uuid: string, command: object, timeoutSeconds: number): Promise<unknown> {
@@ -136,7 +143,7 @@ export class Libvirt {
   }
   /** QEMU's answer, {return: …} or {error: …}. */
   monitorCommand(uuid: string, command: object): Promise<unknown> {
-    return this.#slow.call('monitorCommand', [uuid, command], SLOW_DEADLINE_MS);
+    return this.#slow.call('monitorCommand', [uuid, command], this.#slowDeadlineMs);
   }
 
   /** Opens the event connection, and again whenever it is lost. */
