@@ -137,6 +137,8 @@ class Service {
   /** Returns when the service has ended, or should continue as new. */
   async run(): Promise<void> {
     const due = () => this.#ended || this.#hasNext() || this.#shouldContinueAsNew();
+    // A run that takes over looks at once: what happened between the runs was reported to nobody.
+    if (this.#needsLooking()) await this.#alone(() => this.#look());
     for (;;) {
       if (this.#needsLooking()) {
         if (!(await condition(due, LOOK_EVERY_MS))) await this.#alone(() => this.#look());
@@ -597,7 +599,8 @@ class Service {
 
   /** One at a time, so that what was looked at holds until what follows from it is noted. */
   async #alone<T>(work: () => Promise<T>): Promise<T> {
-    await condition(() => !this.#busy);
+    // Conditions of several waiters come true in one go: whoever runs second must look again.
+    while (this.#busy) await condition(() => !this.#busy);
     this.#busy = true;
     try {
       return await work();

@@ -153,7 +153,11 @@ export class ServiceUnderTest {
     });
   }
 
-  async scale(direction: ScaleRequest['direction'], target: number | null = null, requestId = crypto.randomUUID()) {
+  async scale(
+    direction: ScaleRequest['direction'],
+    target: number | null = null,
+    requestId: string = crypto.randomUUID(),
+  ) {
     return this.handle.executeUpdate(scaleUpdate, { args: [{ direction, target, requestId }] });
   }
   /** Scales and waits for the operation's end, which comes when the service has taken note of it. */
@@ -185,7 +189,7 @@ export async function until<T>(
   look: () => Promise<T>,
   isIt: (value: T) => boolean,
   otherwise: string,
-  withinMs = 10_000,
+  withinMs = 25_000,
 ): Promise<T> {
   const deadline = Date.now() + withinMs;
   for (;;) {
