@@ -14,8 +14,11 @@ import { figure } from './figures.ts';
 const BEFORE_MS = 60_000;
 /** Without a step, the last ten seconds are compared with the minute before them. */
 const RECENT_MS = 10_000;
-/** A guest chooses its names; the evidence as a whole stays within 16 KiB. */
+/** A guest chooses its names. */
 const MAX_NAME = 100;
+/** Of all containers together, so that the evidence as a whole stays within 16 KiB. */
+const MAX_CONTAINERS_JSON = 15_000;
+const DIGITS = 6;
 
 export interface Sample {
   /** The host's CLOCK_BOOTTIME, in milliseconds. */
@@ -33,11 +36,14 @@ export function windowStatistics(values: readonly (number | null)[]): WindowStat
   const variance = read.reduce((sum, value) => sum + (value - mean) ** 2 / read.length, 0);
   return {
     samples: read.length,
-    mean: Math.min(mean, max),
-    deviation: Math.sqrt(variance),
-    p90: read[Math.min(read.length - 1, Math.ceil(read.length * 0.9) - 1)] ?? max,
-    max,
+    mean: rounded(Math.min(mean, max)),
+    deviation: rounded(Math.sqrt(variance)),
+    p90: rounded(read[Math.ceil(read.length * 0.9) - 1] ?? max),
+    max: rounded(max),
   };
+}
+function rounded(value: number): number {
+  return Number(value.toPrecision(DIGITS));
 }
 
 export interface Split {
@@ -77,23 +83,32 @@ export function vmEvidence(samples: VmSamples): VmEvidence {
   const ranked = containers
     .map((container) => ({ container, cpu: windows(container.cpuCores, split, container.unavailable) }))
     .sort((a, b) => weight(b.cpu) - weight(a.cpu));
-  const kept = ranked.slice(0, MAX_EVIDENCE_CONTAINERS);
-  const rest = ranked.slice(MAX_EVIDENCE_CONTAINERS).map(({ container }) => container);
+  const kept: ContainerEvidence[] = [];
+  let size = 0;
+  for (const { container, cpu } of ranked.slice(0, MAX_EVIDENCE_CONTAINERS)) {
+    const evidence = containerEvidence(container, cpu, split);
+    size += JSON.stringify(evidence).length;
+    if (size > MAX_CONTAINERS_JSON) break;
+    kept.push(evidence);
+  }
+  const rest = ranked.slice(kept.length).map(({ container }) => container.cpuCores);
   return {
     ...same,
     cpuCores: windows(cpuCores, split),
-    containers: kept.map(({ container, cpu }) => ({
-      containerId: container.containerId.slice(0, MAX_NAME),
-      runtime: container.runtime,
-      name: container.name?.slice(0, MAX_NAME) ?? null,
-      service: container.service,
-      cpuCores: cpu,
-      memoryBytes: windows(container.memoryBytes, split, container.unavailable),
-      ioBytesPerSecond: windows(container.ioBytesPerSecond, split, container.unavailable),
-      cpuLimitCores: container.cpuLimitCores,
-      memoryLimitBytes: container.memoryLimitBytes,
-    })),
-    others: { count: rest.length, cpuCores: windows(summed(rest.map((container) => container.cpuCores)), split) },
+    containers: kept,
+    others: { count: rest.length, cpuCores: windows(summed(rest), split) },
+  };
+}
+
+function containerEvidence(container: ContainerSamples, cpuCores: Windows, split: Split): ContainerEvidence {
+  const { unavailable, memoryBytes, ioBytesPerSecond, ...same } = container;
+  return {
+    ...same,
+    containerId: container.containerId.slice(0, MAX_NAME),
+    name: container.name?.slice(0, MAX_NAME) ?? null,
+    cpuCores,
+    memoryBytes: windows(memoryBytes, split, unavailable),
+    ioBytesPerSecond: windows(ioBytesPerSecond, split, unavailable),
   };
 }
 

@@ -6,8 +6,8 @@
  *
  * Onset, the start of the rise, by one-sided CUSUM over z, the distance from a slow baseline in its deviations:
  *   S = max(0, S + z - 1/2), alarm at S > 5
- * The onset is where S last left zero before the alarm. The baseline learns only while S is zero, so that the rise does
- * not become its own normal. Without an alarm the load came in no step, and the onset is null.
+ * The onset is where S last left zero before the alarm. The baseline hardly learns while S is above zero, so that the
+ * rise does not soon become its own normal. Without an alarm the load came in no step, and the onset is null.
  */
 import { figure } from './figures.ts';
 
@@ -22,12 +22,16 @@ const CUSUM_SLACK = 0.5;
 const CUSUM_ALARM = 5;
 /** One sample cannot raise the alarm alone; and after the load has gone, S is back at zero within seconds. */
 const CUSUM_MAX_STEP = 4;
-const CUSUM_CEILING = 40;
+const CUSUM_CEILING = 8;
 /** Share of the capacity: steadier loads than this are taken for as noisy as this. */
 const MIN_DEVIATION = 0.02;
 /** Weight of a sample in the baseline: about half a minute at one sample a second. */
 const BASELINE_WEIGHT = 1 / 30;
-const BASELINE_MIN_SAMPLES = 5;
+/** While S is above zero: ten minutes, after which a lasting rise is the new normal. */
+const RISEN_WEIGHT = 1 / 600;
+const BASELINE_MIN_SAMPLES = 15;
+/** More says nothing more; and what follows from it stays a number in JSON. */
+const MAX_SHARE = 1e6;
 
 export interface HotSample {
   /** Of the host's CLOCK_BOOTTIME, in milliseconds. */
@@ -83,8 +87,8 @@ export function observeHot(before: HotState, sample: HotSample, target: number):
     // A missing sample is no vote, neither way; the gap above forgets the votes when too many are missing.
     return verdict(state, null);
   }
-  const share = use / capacity;
-  const ratio = share / target;
+  const share = Math.min(MAX_SHARE, use / capacity);
+  const ratio = Math.min(MAX_SHARE, share / target);
   return verdict(
     {
       ...observeRise(state, sample.atMs, share),
@@ -97,28 +101,29 @@ export function observeHot(before: HotState, sample: HotSample, target: number):
 
 function observeRise(state: HotState, atMs: number, share: number): HotState {
   const { baseline } = state;
-  if (baseline.samples < BASELINE_MIN_SAMPLES) return { ...state, baseline: learn(baseline, share) };
+  if (baseline.samples < BASELINE_MIN_SAMPLES) return { ...state, baseline: learn(baseline, share, BASELINE_WEIGHT) };
   const deviation = Math.max(MIN_DEVIATION, Math.sqrt(baseline.variance));
   const z = Math.min(CUSUM_MAX_STEP, (share - baseline.mean) / deviation);
   const cusum = Math.min(CUSUM_CEILING, Math.max(0, state.cusum + z - CUSUM_SLACK));
   if (cusum === 0) {
-    return { ...state, cusum, leftZeroAtMs: null, alarmed: false, baseline: learn(baseline, share) };
+    return { ...state, cusum, leftZeroAtMs: null, alarmed: false, baseline: learn(baseline, share, BASELINE_WEIGHT) };
   }
   return {
     ...state,
     cusum,
+    baseline: learn(baseline, share, RISEN_WEIGHT),
     leftZeroAtMs: state.leftZeroAtMs ?? atMs,
     alarmed: state.alarmed || cusum > CUSUM_ALARM,
   };
 }
 
-function learn(baseline: HotState['baseline'], share: number): HotState['baseline'] {
+function learn(baseline: HotState['baseline'], share: number, settled: number): HotState['baseline'] {
   const samples = baseline.samples + 1;
-  const weight = Math.max(BASELINE_WEIGHT, 1 / samples);
+  const weight = baseline.samples < BASELINE_MIN_SAMPLES ? 1 / samples : settled;
   const distance = share - baseline.mean;
   return {
     // Counted only until it is warm, so that the state stays small and the weight settles.
-    samples: Math.min(samples, Math.ceil(1 / BASELINE_WEIGHT)),
+    samples: Math.min(samples, BASELINE_MIN_SAMPLES),
     mean: baseline.mean + weight * distance,
     variance: (1 - weight) * (baseline.variance + weight * distance * distance),
   };
