@@ -60,21 +60,24 @@ export async function listDiskNodes(monitor: Monitor): Promise<string[]> {
 
 /**
  * Exports one disk (the first, unless `nodeName` says which), calls `use`, and takes the export back whatever happens.
- * One call at a time per VM; `directory` belongs to that VM alone.
+ * One call at a time per VM; `directory` belongs to that VM alone. `seenAs` is the same directory as this process sees it,
+ * when QEMU lives in a mount namespace where the path means something else.
  */
 export async function withQemuExport<T>(
   monitor: Monitor,
-  options: { readonly directory: string; readonly nodeName?: string },
+  options: { readonly directory: string; readonly seenAs?: string; readonly nodeName?: string },
   use: (disk: ExportedDisk) => Promise<Reading<T>>,
 ): Promise<Reading<T>> {
   const socketPath = join(options.directory, SOCKET_NAME);
+  const seenSocketPath = join(options.seenAs ?? options.directory, SOCKET_NAME);
   try {
-    if (Buffer.byteLength(socketPath) >= MAX_SOCKET_PATH_BYTES) {
-      throw new DiskUnreadable('Unsupported', `${socketPath} is too long for a socket; choose a shorter directory`);
+    for (const path of [socketPath, seenSocketPath]) {
+      if (Buffer.byteLength(path) < MAX_SOCKET_PATH_BYTES) continue;
+      throw new DiskUnreadable('Unsupported', `${path} is too long for a socket; choose a shorter directory`);
     }
     const nodeName = options.nodeName ?? (await listDiskNodes(monitor))[0];
     if (nodeName === undefined) throw new DiskUnreadable('NotFound', 'the VM has no fixed disk');
-    await openServer(monitor, socketPath);
+    await openServer(monitor, socketPath, seenSocketPath);
     const exportName = `${OURS}${randomBytes(8).toString('hex')}`;
     try {
       await ask(monitor, z.unknown(), 'block-export-add', {
@@ -84,7 +87,7 @@ export async function withQemuExport<T>(
         'node-name': nodeName,
         writable: false,
       });
-      return await use({ nodeName, source: { kind: 'nbd', socketPath, exportName } });
+      return await use({ nodeName, source: { kind: 'nbd', socketPath: seenSocketPath, exportName } });
     } finally {
       // What cannot be closed now (the VM went away, the monitor hangs) is a leftover, which the next look-up removes. It
       // must not hide what this one found.
@@ -110,7 +113,7 @@ export async function removeLeftoverExport(monitor: Monitor, directory: string):
   }
 }
 
-async function openServer(monitor: Monitor, socketPath: string): Promise<void> {
+async function openServer(monitor: Monitor, socketPath: string, seenSocketPath: string): Promise<void> {
   const { ours, others } = await listExports(monitor);
   if (others.length > 0) {
     throw new DiskUnreadable(
@@ -124,7 +127,7 @@ async function openServer(monitor: Monitor, socketPath: string): Promise<void> {
   } catch (error) {
     const isRunning = error instanceof DiskUnreadable && error.message.includes('already running');
     if (!isRunning) throw error;
-    if (!(await isListening(socketPath))) {
+    if (!(await isListening(seenSocketPath))) {
       throw new DiskUnreadable('NbdBusy', "QEMU's NBD server was started by somebody else (a backup or a migration)");
     }
   }

@@ -12,12 +12,12 @@ const ELSEWHERE: readonly string[] = ['NotFound', 'NoFileSystem'];
 export async function listContainersOfVm(
   reader: GuestDiskReader,
   monitor: Monitor,
-  vm: { readonly uuid: string; readonly directory: string },
+  vm: { readonly uuid: string; readonly directory: string; readonly seenAs?: string },
 ): Promise<Reading<ContainersOnDisk>> {
   let last: Reading<ContainersOnDisk> = unavailable('NotFound', `VM ${vm.uuid} has no fixed disk`);
   try {
     for (const nodeName of await listDiskNodes(monitor)) {
-      last = await withQemuExport(monitor, { directory: vm.directory, nodeName }, ({ source }) =>
+      last = await withQemuExport(monitor, { ...vm, nodeName }, ({ source }) =>
         reader.listContainers(source, { diskId: `${vm.uuid}/${nodeName}` }),
       );
       if (last.available || !ELSEWHERE.includes(last.reason)) return last;
