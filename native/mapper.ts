@@ -1,0 +1,207 @@
+/**
+ * The border to libcielmapper.so: every call and struct of mapper/mapper.h, and nothing else. This file and libvirt's know
+ * koffi; no other does. Calls block (an attach for tenths of a second), so only the sampler's process makes them.
+ *
+ * A guest handle is a pointer: used after detach() it would crash the process, so it is kept private here.
+ */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import koffi from 'koffi';
+import type { UnavailableReason } from '../model/reading.ts';
+import type { VmIntrospection } from '../model/usage.ts';
+import { ABI, decodeSample, reasonOfStatus, uuidOf } from './sample-decoding.ts';
+
+/** enum ciel_machine */
+const MACHINES = { i440fx: 1, q35: 2 } as const;
+export type Machine = keyof typeof MACHINES;
+/** enum ciel_source_choice */
+const SOURCES = { auto: 0, mapped: 1, process: 2 } as const;
+export type SourceChoice = keyof typeof SOURCES;
+
+const ERROR = { bytes: 512, status: 0, message: 4 } as const;
+const REQUEST = { bytes: 288, cachePath: 40, cachePathBytes: 248 } as const;
+const REPORT = {
+  bytes: 168,
+  source: 0,
+  fromCache: 4,
+  candidates: 8,
+  levels: 12,
+  scanNs: 16,
+  symbolsNs: 24,
+  typesNs: 32,
+  totalNs: 40,
+  btfHash: 48,
+  bootId: 80,
+  release: 96,
+} as const;
+
+const FIRST_SAMPLE_BYTES = 64 * 1024;
+const MAX_SAMPLE_BYTES = 16 * 1024 * 1024;
+
+export interface AttachRequest {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat: a pid alone may be somebody else's by now. */
+  readonly startTime: bigint;
+  readonly machine: Machine;
+  readonly ramBytes: number;
+  /** QEMU's machine option; null when it was not given. */
+  readonly maxRamBelow4gBytes: number | null;
+  readonly source: SourceChoice;
+  /** Attached from and saved to; null: neither. */
+  readonly cachePath: string | null;
+}
+
+export interface AttachReport {
+  readonly source: 'mapped' | 'process';
+  readonly fromCache: boolean;
+  /** VMCOREINFO copies in the RAM that differ: more than one after a warm reboot. */
+  readonly candidates: number;
+  readonly pageTableLevels: number;
+  readonly scanMs: number;
+  readonly symbolsMs: number;
+  readonly typesMs: number;
+  readonly totalMs: number;
+  readonly btfSha256: string;
+  readonly guestBoot: string;
+  readonly kernelRelease: string;
+}
+
+/** What the mapper answered instead of a result. */
+export class MapperError extends Error {
+  readonly reason: UnavailableReason;
+  constructor(reason: UnavailableReason, message: string) {
+    super(message);
+    this.name = 'MapperError';
+    this.reason = reason;
+  }
+}
+
+function bind(path: string) {
+  const library = koffi.load(path);
+  return {
+    abi: library.func('uint32_t ciel_abi()') as () => number,
+    attach: library.func(
+      'int32_t ciel_attach(const uint8_t *request, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *error)',
+    ) as (request: Buffer, ret: [unknown], report: Buffer, error: Buffer) => number,
+    sample: library.func(
+      'int32_t ciel_sample(void *guest, _Out_ uint8_t *buffer, uint64_t capacity, _Out_ uint8_t *error)',
+    ) as (guest: unknown, buffer: Buffer, capacity: number, error: Buffer) => number,
+    detach: library.func('void ciel_detach(void *guest)') as (guest: unknown) => void,
+    slotName: library.func('const char *ciel_slot_name(uint32_t slot)') as (slot: number) => string,
+  };
+}
+type Calls = ReturnType<typeof bind>;
+
+let loaded: Calls | null = null;
+function calls(): Calls {
+  if (loaded) return loaded;
+  const path = libraryPath();
+  const bound = bind(path);
+  if (bound.abi() !== ABI)
+    throw new Error(`${path} has ABI ${bound.abi()}, this build needs ${ABI}: run \`npm run build:native\``);
+  loaded = bound;
+  return bound;
+}
+
+/** Beside the package: this file is native/mapper.ts, or dist/native/mapper.js when compiled. */
+function libraryPath(): string {
+  const candidates = ['../build/native/libcielmapper.so', '../../build/native/libcielmapper.so'].map((relative) =>
+    fileURLToPath(new URL(relative, import.meta.url)),
+  );
+  const found = candidates.find((path) => existsSync(path));
+  if (!found) throw new Error(`libcielmapper.so is not at ${candidates.join(' or ')}: run \`npm run build:native\``);
+  return found;
+}
+
+function errorOf(error: Buffer): MapperError {
+  const end = error.indexOf(0, ERROR.message);
+  const message = error.toString('utf8', ERROR.message, end < 0 ? ERROR.bytes : end);
+  return new MapperError(reasonOfStatus(error.readInt32LE(ERROR.status)), message);
+}
+
+function encodeRequest(request: AttachRequest): Buffer {
+  const bytes = Buffer.alloc(REQUEST.bytes);
+  bytes.writeUInt32LE(request.pid, 0);
+  bytes.writeUInt32LE(MACHINES[request.machine], 4);
+  bytes.writeBigUInt64LE(request.startTime, 8);
+  bytes.writeBigUInt64LE(BigInt(request.ramBytes), 16);
+  bytes.writeBigUInt64LE(BigInt(request.maxRamBelow4gBytes ?? 0), 24);
+  bytes.writeUInt32LE(SOURCES[request.source], 32);
+  const path = Buffer.from(request.cachePath ?? '', 'utf8');
+  if (path.length >= REQUEST.cachePathBytes)
+    throw new Error(`the cache path ${request.cachePath} is longer than ${REQUEST.cachePathBytes - 1} bytes`);
+  path.copy(bytes, REQUEST.cachePath);
+  return bytes;
+}
+
+function decodeReport(report: Buffer): AttachReport {
+  const ms = (at: number): number => Number(report.readBigUInt64LE(at)) / 1e6;
+  return {
+    source: report.readUInt32LE(REPORT.source) === SOURCES.mapped ? 'mapped' : 'process',
+    fromCache: report.readUInt32LE(REPORT.fromCache) !== 0,
+    candidates: report.readUInt32LE(REPORT.candidates),
+    pageTableLevels: report.readUInt32LE(REPORT.levels),
+    scanMs: ms(REPORT.scanNs),
+    symbolsMs: ms(REPORT.symbolsNs),
+    typesMs: ms(REPORT.typesNs),
+    totalMs: ms(REPORT.totalNs),
+    btfSha256: report.toString('hex', REPORT.btfHash, REPORT.btfHash + 32),
+    guestBoot: uuidOf(report.subarray(REPORT.bootId, REPORT.bootId + 16)),
+    kernelRelease: report.toString('utf8', REPORT.release, report.indexOf(0, REPORT.release)),
+  };
+}
+
+/** A guest that has been attached to. detach() gives its RAM's mapping back. */
+export class Guest {
+  readonly report: AttachReport;
+  readonly #calls: Calls;
+  readonly #error = Buffer.alloc(ERROR.bytes);
+  #handle: unknown;
+  #buffer = Buffer.alloc(FIRST_SAMPLE_BYTES);
+  #lastElapsedNanoseconds = 0n;
+
+  constructor(bound: Calls, handle: unknown, report: AttachReport) {
+    this.#calls = bound;
+    this.#handle = handle;
+    this.report = report;
+  }
+
+  /** How long the last sample took inside the mapper. */
+  get lastElapsedNanoseconds(): bigint {
+    return this.#lastElapsedNanoseconds;
+  }
+
+  /** Reads the containers. Throws MapperError; Stale: attach again. */
+  sample(): VmIntrospection {
+    this.sampleRaw();
+    const decoded = decodeSample(this.#buffer, (slot) => this.#calls.slotName(slot));
+    this.#lastElapsedNanoseconds = decoded.elapsedNanoseconds;
+    return decoded.introspection;
+  }
+
+  /** The sample without its decoding: what benches time. The buffer grows when it is too small for the containers. */
+  sampleRaw(): void {
+    if (this.#handle === null) throw new Error('sample() after detach()');
+    while (this.#calls.sample(this.#handle, this.#buffer, this.#buffer.length, this.#error) !== 0) {
+      const error = errorOf(this.#error);
+      if (!error.message.startsWith("the sample's buffer") || this.#buffer.length >= MAX_SAMPLE_BYTES) throw error;
+      this.#buffer = Buffer.alloc(this.#buffer.length * 4);
+    }
+  }
+
+  detach(): void {
+    if (this.#handle === null) return;
+    this.#calls.detach(this.#handle);
+    this.#handle = null;
+  }
+}
+
+/** Finds the kernel in a QEMU process's RAM. Throws MapperError with the reason. */
+export function attach(request: AttachRequest): Guest {
+  const bound = calls();
+  const handle: [unknown] = [null];
+  const report = Buffer.alloc(REPORT.bytes);
+  const error = Buffer.alloc(ERROR.bytes);
+  if (bound.attach(encodeRequest(request), handle, report, error) !== 0) throw errorOf(error);
+  return new Guest(bound, handle[0], decodeReport(report));
+}
