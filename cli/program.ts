@@ -13,6 +13,7 @@ import { doctorCommand } from './doctor.ts';
 import { EXIT, type ExitCode, problemOf, renderProblem } from './errors.ts';
 import { safeJson } from './escape.ts';
 import { explainCommand } from './explain.ts';
+import { introspectCommand } from './introspect.ts';
 import { monitorCommand } from './monitor.ts';
 import { operationCommand } from './operation.ts';
 import { pauseCommand, resumeCommand } from './pause.ts';
@@ -22,6 +23,7 @@ import { statusCommand } from './status.ts';
 import { templateCommand } from './template.ts';
 import { connectTemporal, type Temporal } from './temporal.ts';
 import type { Terminal } from './terminal.ts';
+import { upCommand } from './up.ts';
 
 const EPILOGUE = `
 Where: Temporal at TEMPORAL_ADDRESS (and Temporal's other client settings), the database at DATABASE_URL; what these do
@@ -39,6 +41,7 @@ export function buildProgram(context: CommandContext): Command {
     .helpCommand('help [command]', 'help for a command')
     .addHelpText('after', EPILOGUE);
   const commands = [
+    upCommand,
     applyCommand,
     statusCommand,
     monitorCommand,
@@ -48,6 +51,7 @@ export function buildProgram(context: CommandContext): Command {
     explainCommand,
     operationCommand,
     deleteCommand,
+    introspectCommand,
     doctorCommand,
     templateCommand,
   ];

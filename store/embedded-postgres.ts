@@ -237,7 +237,9 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     child.once('exit', () => resolveEnded());
     child.once('error', () => resolveEnded());
   });
-  const address = (database: string) => `postgresql://${USER}:${password}@/${database}?host=${encodeURIComponent(run)}`;
+  const address = (database: string) =>
+    // The host is a directory, by the parameter; a URL must have one in its place all the same.
+    `postgresql://${USER}:${password}@localhost/${database}?host=${encodeURIComponent(run)}`;
   await waitUntilAnswering(address('postgres'), child, logFile);
   await createDatabase(address('postgres'));
   return {
