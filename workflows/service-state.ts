@@ -16,6 +16,8 @@ export interface OperationInFlight {
   readonly operationId: string;
   readonly runId: string;
   readonly kind: 'scaleOut' | 'scaleIn';
+  /** When it was last known to exist. */
+  readonly seenAt: string;
 }
 
 export interface ServiceState {

@@ -89,6 +89,8 @@ import {
 const QUIET_AFTER_ACCEPTANCE_MS = 60_000;
 /** How often an active service looks: for idle capacity, for adopted VMs not seen yet, for its operation. */
 const LOOK_EVERY_MS = 60_000;
+/** An operation pays four events for being asked whether it is there. */
+const LOOK_FOR_OPERATION_EVERY_MS = 300_000;
 /** An operator waits for the answer to an `apply`. */
 const APPLY_WITHIN = '20 s';
 /** Temporal takes 200 bytes. */
@@ -138,7 +140,7 @@ class Service {
   async run(): Promise<void> {
     const due = () => this.#ended || this.#hasNext() || this.#shouldContinueAsNew();
     // A run that takes over looks at once: what happened between the runs was reported to nobody.
-    if (this.#needsLooking()) await this.#alone(() => this.#look());
+    if (this.#needsLooking()) await this.#alone(() => this.#look(0));
     for (;;) {
       if (this.#needsLooking()) {
         if (!(await condition(due, LOOK_EVERY_MS))) await this.#alone(() => this.#look());
@@ -458,9 +460,9 @@ class Service {
   }
 
   /** Once a minute while there is a reason to. */
-  async #look(): Promise<void> {
+  async #look(operationUnseenForMs = LOOK_FOR_OPERATION_EVERY_MS): Promise<void> {
     try {
-      await this.#lookForOperation();
+      await this.#lookForOperation(operationUnseenForMs);
       await this.#lookForVms();
       if (this.#mayBeIdle()) await this.#beginScaleIn({ kind: 'idle' }, 1);
     } catch (error) {
@@ -470,12 +472,17 @@ class Service {
   }
 
   /** An operation that somebody terminated reports nothing, and would block the service for ever. */
-  async #lookForOperation(): Promise<void> {
+  async #lookForOperation(unseenForMs: number): Promise<void> {
     const { operation } = this.state;
-    if (operation === null) return;
+    if (operation === null || Date.now() - Date.parse(operation.seenAt) < unseenForMs) return;
     const { operationId, runId } = operation;
     const there = await signalQuietly(() => getExternalWorkflowHandle(operationId, runId).signal(presenceSignal));
-    if (there || this.state.operation?.runId !== runId) return;
+    // Its report may have come meanwhile.
+    if (this.state.operation?.runId !== runId) return;
+    if (there) {
+      this.state.operation = { ...operation, seenAt: now() };
+      return;
+    }
     this.state.operation = null;
     this.state.stalled = true;
     this.#note(`${operationId} is gone without a report: what it made is for reconciling to find`);
@@ -577,7 +584,7 @@ class Service {
           staticSummary: input.explanation.slice(0, MAX_SUMMARY),
           typedSearchAttributes: [serviceAttribute(service), phaseAttribute('running')],
         });
-        this.state.operation = { operationId, runId, kind };
+        this.state.operation = { operationId, runId, kind, seenAt: now() };
         this.#note(`${operationId} began: ${input.explanation}`);
         // A pause or a deletion may have come while it was being decided and started.
         if (this.state.paused !== null) await this.#endOperation('the service was paused');

@@ -29,13 +29,13 @@ describe('windows', () => {
       mean: 2,
     });
   });
-  it('have mean and P90 between the smallest and the largest', () => {
+  it('have mean and P90 between the smallest and the largest, to six digits', () => {
     fc.assert(
       fc.property(fc.array(fc.double({ min: 0, max: 1e12, noNaN: true }), { minLength: 1 }), (values) => {
         const window = windowStatistics(values);
         const least = Math.min(...values);
         for (const figure of [window?.mean ?? -1, window?.p90 ?? -1]) {
-          expect(figure).toBeGreaterThanOrEqual(least * (1 - 1e-9));
+          expect(figure).toBeGreaterThanOrEqual(least * (1 - 1e-5));
           expect(figure).toBeLessThanOrEqual(window?.max ?? -1);
         }
       }),

@@ -12,6 +12,7 @@ import { TestWorkflowEnvironment } from '@temporalio/testing';
 import { bundleWorkflowCode, DefaultLogger, Runtime, Worker } from '@temporalio/worker';
 import { failureBorder } from '../../activities/failure-border.ts';
 import { processHeartbeat } from '../../activities/heartbeat.ts';
+import { CielFailure } from '../../model/failures.ts';
 import { SEARCH_ATTRIBUTES, taskQueues, workflowIds } from '../../model/names.ts';
 import type { ServiceSpec } from '../../model/spec.ts';
 import { serviceStart } from '../../model/starts.ts';
@@ -81,10 +82,15 @@ export async function startEnvironment({ dynamicConfig = {} }: { dynamicConfig?:
     },
   });
   const bundle = await workflowBundle();
-  const offerPressure: OfferPressure = async ({ service, pressure, updateId }) =>
-    env.client.workflow
-      .getHandle(workflowIds.service(service))
-      .executeUpdate(pressureUpdate, { args: [pressure], updateId });
+  const offerPressure: OfferPressure = async ({ service, pressure, updateId }) => {
+    try {
+      const handle = env.client.workflow.getHandle(workflowIds.service(service));
+      return await handle.executeUpdate(pressureUpdate, { args: [pressure], updateId });
+    } catch (error) {
+      if (!(error instanceof WorkflowNotFoundError)) throw error;
+      throw new CielFailure('UnknownService', `there is no service ${service}`);
+    }
+  };
   const common = { connection: env.nativeConnection, stickyQueueScheduleToStartTimeout: '2 s' } as const;
   const acting = { interceptors: { activity: [failureBorder, processHeartbeat] } };
   const workers = await Promise.all([
