@@ -23,6 +23,12 @@ export type SpecFile =
   | { readonly ok: true; readonly spec: Spec }
   | { readonly ok: false; readonly problems: readonly FileProblem[] };
 
+/** In our words where the parser's speak to programmers. */
+const YAML_MISTAKES: Readonly<Record<string, string>> = {
+  DUPLICATE_KEY: 'this key is already in the same map',
+  MULTIPLE_DOCS: 'a second document begins here; the file has one',
+};
+
 export function parseSpecFile(text: string): SpecFile {
   if (text.length > MAX_BYTES) {
     return invalid([{ line: 1, column: 1, path: '', message: `the file is larger than ${MAX_BYTES / 2 ** 20} MiB` }]);
@@ -34,7 +40,7 @@ export function parseSpecFile(text: string): SpecFile {
     return { line: Math.max(line, 1), column: Math.max(col, 1), path, message };
   };
   const problems = document.errors.map(({ pos, code, message }) =>
-    positioned(pos[0], '', code === 'DUPLICATE_KEY' ? 'this key is already in the same map' : `not YAML: ${message}`),
+    positioned(pos[0], '', YAML_MISTAKES[code] ?? `not YAML: ${message}`),
   );
   // What follows a syntax error is guesswork; a repeated key leaves the rest of the file sound.
   if (document.errors.some(({ code }) => code !== 'DUPLICATE_KEY')) return invalid(problems);
@@ -45,11 +51,13 @@ export function parseSpecFile(text: string): SpecFile {
   } catch (error) {
     return invalid([positioned(0, '', `not usable YAML: ${error instanceof Error ? error.message : String(error)}`)]);
   }
-  const at = (path: SpecPath, message: string) =>
-    positioned(offsetOf(document.contents, path), pathText(path), message);
+  const at = (path: SpecPath, message: string, concernsKey = false) =>
+    positioned(offsetOf(document.contents, path, concernsKey), pathText(path), message);
   const parsed = specSchema.safeParse(written);
   for (const issue of parsed.error?.issues ?? []) {
-    for (const { path, message } of explainIssue(issue, written)) problems.push(at(path, message));
+    for (const { path, message, concernsKey } of explainIssue(issue, written)) {
+      problems.push(at(path, message, concernsKey));
+    }
   }
   for (const { path, message } of relationProblems(written)) problems.push(at(path, message));
   return problems.length === 0 && parsed.success ? { ok: true, spec: parsed.data } : invalid(problems);
@@ -74,17 +82,18 @@ function pathText(path: SpecPath): string {
  * Where a path's value begins; for a map or list, whose value begins a line later, its key. For what is missing, the
  * nearest thing above it that is there.
  */
-function offsetOf(root: ParsedNode | null, path: SpecPath): number {
+function offsetOf(root: ParsedNode | null, path: SpecPath, concernsKey: boolean): number {
   let node: unknown = root;
   let offset = root?.range[0] ?? 0;
-  for (const step of path) {
+  for (const [index, step] of path.entries()) {
     if (!isCollection(node)) break;
     const pair = isMap<Node, Node | null>(node)
       ? node.items.find(({ key }) => isScalar(key) && String(key.value) === String(step))
       : undefined;
     const next: unknown = pair === undefined ? node.get(step, true) : (pair.value ?? pair.key);
     if (next === undefined) break;
-    const shown: unknown = pair !== undefined && isCollection(next) ? pair.key : next;
+    const isKeyMeant = concernsKey && index === path.length - 1;
+    const shown: unknown = pair !== undefined && (isKeyMeant || isCollection(next)) ? pair.key : next;
     offset = (shown as Node).range?.[0] ?? offset;
     node = next;
   }
@@ -94,6 +103,8 @@ function offsetOf(root: ParsedNode | null, path: SpecPath): number {
 interface Explained {
   readonly path: SpecPath;
   readonly message: string;
+  /** It is the key that is wrong, not its value. */
+  readonly concernsKey?: true;
 }
 
 /** One of zod's issues in our words: what is allowed there, and what was found. */
@@ -118,13 +129,15 @@ function explainIssue(issue: z.core.$ZodIssue, written: unknown): readonly Expla
       return expected(bound(issue.origin, issue.inclusive === false ? 'below' : 'at most', Number(issue.maximum)));
     case 'unrecognized_keys': {
       const allowed = keysAt(specSchema, path, written);
-      return issue.keys.map((key) => ({ path: [...path, key], message: unknownKey(key, allowed) }));
+      return issue.keys.map(
+        (key) => ({ path: [...path, key], message: unknownKey(key, allowed), concernsKey: true }) as const,
+      );
     }
     case 'invalid_union':
       return expected(anyOf(unionOptions(issue)));
     case 'invalid_key': {
       const what = issue.issues[0] === undefined ? 'another key' : (customMessage(issue.issues[0]) ?? 'another key');
-      return one(`expected ${what} as key`);
+      return [{ path, message: `expected ${what} as key`, concernsKey: true }];
     }
     case 'custom':
       return one(

@@ -118,7 +118,8 @@ function operationsTable(operations: readonly OperationStatus[], terminal: Termi
     [{ head: 'OPERATION', flexible: true }, { head: 'BEGUN' }, { head: 'STEP' }, { head: 'DOING', flexible: true }],
     operations.map(({ operationId, openedAt, steps, summary }) => {
       const current = steps.findLast(({ endedAt }) => endedAt === null) ?? steps.at(-1);
-      const step = current === undefined ? NONE : `${current.step} ${current.state}`;
+      const step =
+        current === undefined ? NONE : current.state === 'started' ? current.step : `${current.step} ${current.state}`;
       const took = current === undefined ? '' : ` ${durationText(elapsedMs(current, now))}`;
       return [operationId, ageText(openedAt, now), `${step}${took}`, printable(current?.message || summary)];
     }),

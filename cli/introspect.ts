@@ -1,0 +1,155 @@
+/**
+ * `ciel introspect`: one look into a VM from outside, with nothing of Ciel running. The VM is found by libvirt, or by its
+ * QEMU process alone; figures come from two looks into its memory, names from its virtual disk.
+ */
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Command, InvalidArgumentError } from 'commander';
+import { type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
+import type { ContainerIdentity, VmIntrospection } from '../model/usage.ts';
+import { Introspection } from '../native/introspection.ts';
+import { cacheDirectory } from '../template/cache.ts';
+import { type CommandContext, type GlobalOptions, globalOptions } from './context.ts';
+import { CommandError, EXIT } from './errors.ts';
+import { printable, safeJson } from './escape.ts';
+import { durationOption } from './options.ts';
+import { renderLook, type VmLook, vmLook } from './vm-look.ts';
+import { type FoundVm, findVm } from './vm-search.ts';
+
+interface IntrospectOptions {
+  readonly hostUri?: string;
+  readonly pid?: number;
+  readonly disk?: string;
+  readonly interval: number;
+  readonly watch?: true;
+}
+
+/** The first look attaches: searches the guest's RAM for its kernel. */
+const FIRST_LOOK_MS = 15_000;
+const LOOK_MS = 5_000;
+/** A container that has just been started is on the disk within seconds. */
+const NAMES_EVERY_MS = 3_000;
+
+export function introspectCommand(context: CommandContext): Command {
+  return new Command('introspect')
+    .description('containers of a VM as read from outside: CPU, memory, I/O; needs no other part of Ciel')
+    .argument('[vm]', 'name or UUID (not with --pid)')
+    .option('--host-uri <uri>', "libvirt's URI (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
+    .option('--pid <pid>', "a QEMU process instead of a libvirt VM's name", parsePid)
+    .option('--disk <file>', "the VM's raw disk image, for names when libvirt cannot be asked")
+    .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
+    .option('--watch', 'look again and again until interrupted')
+    .addHelpText(
+      'after',
+      '\nWithout libvirt, a VM is looked for among the QEMU processes. Needs CAP_SYS_PTRACE, or root.\n' +
+        'With --watch --json: one line of JSON a look.\n\nExamples:\n  ciel introspect shop-1\n' +
+        "  ciel introspect --pid 4711 --json | jq -r '.containers[] | [.id, .cpuCores.value] | @tsv'",
+    )
+    .action(async (vm: string | undefined, options: IntrospectOptions, command: Command) => {
+      if ((vm === undefined) === (options.pid === undefined)) {
+        command.error('error: name a VM, or a process by --pid', { exitCode: EXIT.usage });
+      }
+      await introspect(context, globalOptions(command), vm ?? null, options);
+    });
+}
+
+function parsePid(text: string): number {
+  if (/^[1-9]\d{0,9}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('A process id is expected.');
+}
+
+async function introspect(
+  context: CommandContext,
+  globals: GlobalOptions,
+  name: string | null,
+  options: IntrospectOptions,
+): Promise<void> {
+  const { hostUri, pid, disk } = options;
+  const vm = await findVm({
+    name,
+    pid: pid ?? null,
+    hostUri: hostUri ?? context.env.LIBVIRT_DEFAULT_URI ?? null,
+    disk: disk ?? null,
+  });
+  const introspection = new Introspection({ cacheDirectory: join(cacheDirectory(), 'introspect') });
+  try {
+    introspection.watch({ uuid: vm.uuid, pid: vm.pid });
+    const look = async (deadlineMs: number): Promise<Reading<VmIntrospection>> =>
+      (await introspection.sample([vm.uuid], deadlineMs)).get(vm.uuid) ??
+      unavailable('ReaderDown', 'the reader gave no answer');
+    const names = new Names(vm);
+    let before = readable(await look(FIRST_LOOK_MS), vm);
+    do {
+      const [used, , found] = await Promise.all([
+        vm.cpuNanoseconds(),
+        sleep(options.interval, undefined, { signal: context.signal }).catch(() => undefined),
+        names.of(before),
+      ]);
+      const after = readable(await look(LOOK_MS), vm);
+      show(
+        vmLook(vm, before, after, [used, await vm.cpuNanoseconds()], found),
+        context,
+        globals,
+        options.watch === true,
+      );
+      before = after;
+    } while (options.watch === true && !context.signal.aborted);
+  } finally {
+    await Promise.all([introspection.close(), vm.close()]);
+  }
+}
+
+/** Names, looked up when there is a container without one, and not too often. */
+class Names {
+  readonly #vm: FoundVm;
+  #found: Reading<readonly ContainerIdentity[]> | null = null;
+  #atMs = 0;
+  constructor(vm: FoundVm) {
+    this.#vm = vm;
+  }
+  async of({ containers }: VmIntrospection): Promise<Reading<readonly ContainerIdentity[]>> {
+    const found = this.#found;
+    const known = new Set(found?.available === true ? found.value.map(({ id }) => id) : []);
+    const complete = containers.every(({ id, runtime }) => runtime === 'systemd' || known.has(id));
+    if (found !== null && (complete || Date.now() - this.#atMs < NAMES_EVERY_MS)) return found;
+    this.#found = await this.#vm.identities();
+    this.#atMs = Date.now();
+    return this.#found;
+  }
+}
+
+const REMEDIES: Partial<Record<UnavailableReason, string>> = {
+  NoVmcoreinfo: 'look again if it is still booting; only Linux guests with VMCOREINFO can be read',
+  GuestBooting: 'look again in some seconds',
+  GuestPaused: 'resume it: virsh resume VM',
+  GuestOff: 'start it: virsh start VM',
+  GuestEncrypted: 'nothing: memory of a confidential guest cannot be read from outside',
+  NoTypes: 'boot a kernel with CONFIG_DEBUG_INFO_BTF (every current distribution kernel)',
+  Stale: 'look again once it has booted',
+  PermissionDenied: 'run it as root, or with CAP_SYS_PTRACE; `ciel doctor host` tells more',
+  ProcessGone: 'check that it runs on this machine: virsh list',
+  ReaderDown: 'look again; `ciel doctor host` tells what lacks',
+};
+
+/** Without a look there is nothing to show: the reason is the result. */
+function readable(reading: Reading<VmIntrospection>, vm: FoundVm): VmIntrospection {
+  if (reading.available) return reading.value;
+  throw new CommandError({
+    exitCode: EXIT.failed,
+    reason: reading.reason,
+    tried: `looked into VM "${printable(vm.name)}" (${vm.uuid}, QEMU process ${vm.pid})`,
+    found: `${reading.reason}: ${printable(reading.message)}`,
+    remedy: REMEDIES[reading.reason] ?? null,
+  });
+}
+
+const CLEAR_AND_HOME = '\u001b[H\u001b[2J';
+
+function show(look: VmLook, { terminal }: CommandContext, { json }: GlobalOptions, again: boolean): void {
+  if (json) {
+    terminal.print(safeJson(look, again ? undefined : 2));
+    return;
+  }
+  if (again && terminal.interactive) terminal.write(CLEAR_AND_HOME);
+  terminal.print(renderLook(look, terminal));
+}

@@ -1,0 +1,171 @@
+/**
+ * Which VM is meant, and how it can be read: by libvirt when it answers (state, CPU, and names through QEMU's own view of
+ * the disk), else by its QEMU process alone.
+ */
+import { readdir } from 'node:fs/promises';
+import { identitiesOf } from '../activities/host-counters.ts';
+import { GuestDiskReader } from '../guest-disk/reader.ts';
+import { available, type Reading, unavailable } from '../model/reading.ts';
+import type { ContainerIdentity, VmCounters } from '../model/usage.ts';
+import { type DomainDescription, Libvirt } from '../native/libvirt.ts';
+import { findQemu, processCpuNanoseconds, type QemuProcess, readQemu } from '../native/qemu-process.ts';
+import { CommandError, EXIT } from './errors.ts';
+import { printable } from './escape.ts';
+
+export interface FoundVm {
+  readonly uuid: string;
+  readonly name: string;
+  readonly pid: number;
+  /** null: only its process is known. */
+  readonly libvirtUri: string | null;
+  readonly ramBytes: number | null;
+  /** CPU time of the whole VM, and when that was, by the host's monotonic clock. */
+  cpuNanoseconds(): Promise<{ readonly cpu: bigint; readonly at: bigint } | null>;
+  identities(): Promise<Reading<readonly ContainerIdentity[]>>;
+  close(): Promise<void>;
+}
+
+export interface VmQuery {
+  readonly name: string | null;
+  readonly pid: number | null;
+  readonly hostUri: string | null;
+  /** A raw disk image for names. */
+  readonly disk: string | null;
+}
+
+const SYSTEM_URI = 'qemu:///system';
+
+/** @throws CommandError: not found, not running, libvirt unreachable when it was named */
+export async function findVm(query: VmQuery): Promise<FoundVm> {
+  if (query.pid !== null) return byProcess(await qemuAt(query.pid), query);
+  const name = query.name ?? '';
+  const uri = query.hostUri ?? SYSTEM_URI;
+  const tried = `looked for VM "${printable(name)}" at ${uri}`;
+  let libvirt: Libvirt;
+  try {
+    libvirt = await Libvirt.connect(uri);
+  } catch (error) {
+    const found = error instanceof Error ? error.message : String(error);
+    // Whoever named a URI wants that one; otherwise a QEMU without libvirt is looked for, too.
+    const qemu = query.hostUri === null ? await qemuNamed(name) : null;
+    if (qemu !== null) return byProcess(qemu, query);
+    const remedy = 'start libvirtd, name its URI by --host-uri, or name the QEMU process by --pid';
+    throw new CommandError(
+      { exitCode: EXIT.unreachable, reason: 'HypervisorUnreachable', tried, found, remedy },
+      { cause: error },
+    );
+  }
+  try {
+    const domain = await libvirt.lookup(name);
+    if (domain === null) {
+      const qemu = query.hostUri === null ? await qemuNamed(name) : null;
+      if (qemu === null) throw await unknownVm(libvirt, tried);
+      await libvirt.close();
+      return byProcess(qemu, query);
+    }
+    return await byLibvirt(libvirt, domain, tried, query);
+  } catch (error) {
+    await libvirt.close();
+    throw error;
+  }
+}
+
+async function unknownVm(libvirt: Libvirt, tried: string): Promise<CommandError> {
+  const names = (await libvirt.allStats()).map((vm) => printable(vm.name)).sort();
+  const found = names.length === 0 ? 'libvirt has no VM there' : `no such VM; there are: ${names.join(', ')}`;
+  const remedy = 'check the name, or name another libvirt by --host-uri';
+  return new CommandError({ exitCode: EXIT.notFound, reason: 'UnknownVm', tried, found, remedy });
+}
+
+/** States in which there is nothing to read, and what to do. A paused guest's memory would only tell how it was. */
+const UNREADABLE: Partial<Record<VmCounters['state'], { reason: string; remedy: string }>> = {
+  shutoff: { reason: 'GuestOff', remedy: 'start it: virsh start VM' },
+  shutdown: { reason: 'GuestOff', remedy: 'it is shutting down; start it again: virsh start VM' },
+  crashed: { reason: 'GuestOff', remedy: 'it has crashed; start it again: virsh start VM' },
+  paused: { reason: 'GuestPaused', remedy: 'resume it: virsh resume VM' },
+  suspended: { reason: 'GuestPaused', remedy: 'wake it: virsh dompmwakeup VM' },
+};
+
+async function byLibvirt(
+  libvirt: Libvirt,
+  { uuid, name, state }: DomainDescription,
+  tried: string,
+  { disk }: VmQuery,
+): Promise<FoundVm> {
+  const fail = (reason: string, found: string, remedy: string) =>
+    new CommandError({ exitCode: EXIT.failed, reason, tried, found, remedy });
+  const unreadable = UNREADABLE[state];
+  if (unreadable !== undefined) throw fail(unreadable.reason, `it is ${state}`, unreadable.remedy);
+  const qemu = await findQemu(uuid);
+  if (qemu === null) {
+    const remedy = 'run this on the machine where the VM runs, and see its processes (in a container: --pid=host)';
+    throw fail('ProcessGone', 'libvirt says that it runs, but no QEMU process here has its UUID', remedy);
+  }
+  const disks = new GuestDiskReader();
+  return {
+    uuid,
+    name,
+    pid: qemu.pid,
+    libvirtUri: libvirt.uri,
+    ramBytes: qemu.ramBytes,
+    cpuNanoseconds: () => cpuOf(qemu),
+    identities: () => (disk === null ? identitiesOf(libvirt, disks, uuid) : identitiesOnDisk(disk)),
+    close: async () => {
+      await disks.close();
+      await libvirt.close();
+    },
+  };
+}
+
+async function qemuAt(pid: number): Promise<QemuProcess> {
+  const qemu = await readQemu(pid);
+  if (qemu !== null) return qemu;
+  throw new CommandError({
+    exitCode: EXIT.notFound,
+    reason: 'ProcessGone',
+    tried: `looked at process ${pid}`,
+    found: 'no QEMU process of an x86-64 VM there',
+    remedy: 'see which there are: pgrep -a qemu',
+  });
+}
+
+async function qemuNamed(nameOrUuid: string): Promise<QemuProcess | null> {
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const qemu = await readQemu(Number(entry));
+    if (qemu !== null && (qemu.name === nameOrUuid || qemu.uuid === nameOrUuid.toLowerCase())) return qemu;
+  }
+  return null;
+}
+
+function byProcess(qemu: QemuProcess, { disk }: VmQuery): FoundVm {
+  return {
+    // A QEMU that was started without -uuid still needs a name while it is watched.
+    uuid: qemu.uuid ?? `process-${qemu.pid}`,
+    name: qemu.name ?? `process ${qemu.pid}`,
+    pid: qemu.pid,
+    libvirtUri: null,
+    ramBytes: qemu.ramBytes,
+    cpuNanoseconds: () => cpuOf(qemu),
+    identities: async () =>
+      disk === null
+        ? unavailable('Unsupported', "names are read through libvirt's monitor or --disk, and neither was given")
+        : identitiesOnDisk(disk),
+    close: async () => undefined,
+  };
+}
+
+async function cpuOf({ pid }: QemuProcess) {
+  const cpu = await processCpuNanoseconds(pid);
+  return cpu === null ? null : { cpu, at: process.hrtime.bigint() };
+}
+
+async function identitiesOnDisk(path: string): Promise<Reading<readonly ContainerIdentity[]>> {
+  const reader = new GuestDiskReader();
+  try {
+    const found = await reader.listContainers({ kind: 'raw', path });
+    return found.available ? available(found.value.containers) : found;
+  } finally {
+    await reader.close();
+  }
+}
