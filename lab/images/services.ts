@@ -3,7 +3,7 @@
  * a picture pixelated a request), `nginx` (static files) and `jvm` (a catalogue held in memory). Each is a Debian tree
  * that was only unpacked, without shells, documentation and whatever its one program does not load.
  */
-import { chmod, copyFile, mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
 import { buildOnce, contentHash, type Progress } from '../../template/cache.ts';
@@ -26,10 +26,10 @@ interface ServiceImage extends ImageSettings {
   /** Files of this folder, by their paths in the image. */
   readonly sources: Readonly<Record<string, string>>;
   readonly texts: Readonly<Record<string, string>>;
-  /** Libraries that come with the packages and that the program never loads: beginnings of their files' names. */
-  readonly unneeded: readonly string[];
-  /** Last steps in the tree, such as compiling. */
-  readonly finish?: (tree: string) => Promise<void>;
+  /** What is executed or loaded by name; of programs and libraries, only these and what they link to are kept. */
+  readonly programs: readonly string[];
+  /** Last steps in the tree, such as compiling. @returns further programs to keep. */
+  readonly finish?: (tree: string) => Promise<readonly string[]>;
 }
 
 const TAG = '1';
@@ -41,20 +41,13 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     packages: ['apache2-bin', 'libapache2-mod-wsgi-py3', 'python3-bottle', 'python3-pil'],
     sources: { '/srv/mosaic/mosaic.py': 'mosaic/mosaic.py', '/etc/apache2/mosaic.conf': 'mosaic/apache.conf' },
     texts: { '/srv/mosaic/healthz': 'ok\n' },
-    // What of Apache and of Pillow is not loaded by apache.conf and mosaic.py.
-    unneeded: [
-      'perl',
-      'perl-base',
-      'libperl',
-      'libicu',
-      'libxml2',
-      'libcurl',
-      'liblua',
-      'libgnutls',
-      'libcrypto',
-      'libX11',
+    programs: [
+      '/usr/sbin/apache2',
+      ...['mpm_event', 'authz_core', 'alias', 'headers', 'wsgi'].map(
+        (name) => `/usr/lib/apache2/modules/mod_${name}.so`,
+      ),
     ],
-    finish: compilePython,
+    finish: keepLoadedPython,
     command: ['/usr/sbin/apache2', '-f', '/etc/apache2/mosaic.conf', '-DFOREGROUND'],
     environment: { PATH, PYTHONDONTWRITEBYTECODE: '1' },
     port: 80,
@@ -63,7 +56,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     packages: ['nginx-light'],
     sources: { '/etc/nginx/nginx.conf': 'nginx/nginx.conf', '/srv/www/index.html': 'nginx/index.html' },
     texts: { '/srv/www/large.txt': 'The quick brown fox jumps over the lazy dog.\n'.repeat(2000) },
-    unneeded: [],
+    programs: ['/usr/sbin/nginx'],
     command: ['/usr/sbin/nginx'],
     environment: { PATH },
     port: 80,
@@ -72,7 +65,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     packages: ['libc6', 'libstdc++6', 'zlib1g'],
     sources: { '/srv/jvm/Catalogue.java': 'jvm/Catalogue.java' },
     texts: {},
-    unneeded: [],
+    programs: ['bin/java', 'lib/libjli.so', 'lib/server/libjvm.so'].map((path) => `/opt/java/${path}`),
     finish: linkJava,
     // One compiler and one collector thread: a small VM has one processor.
     command: [
@@ -91,18 +84,10 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
 };
 
 /** Never needed in an image of one program. */
-const NO_IMAGE_NEEDS = [
-  'boot',
-  'usr/share/perl',
-  'usr/share/perl5',
-  'usr/share/icons',
-  'usr/share/mime',
-  'usr/include',
-  'var/cache',
-  'var/lib/apt',
-  'var/lib/dpkg',
-];
-const LIBRARIES = 'usr/lib/x86_64-linux-gnu';
+const NO_IMAGE_NEEDS = ['boot', 'usr/share', 'usr/include', 'var/cache', 'var/lib/apt', 'var/lib/dpkg'];
+/** Where only what is linked to is kept. */
+const PROGRAM_FOLDERS = ['usr/bin', 'usr/sbin', 'usr/lib/apache2/modules', 'usr/lib/x86_64-linux-gnu'];
+const LOADER = '/lib64/ld-linux-x86-64.so.2';
 
 /** Builds what is missing, and puts the images into one registry's storage. */
 export async function registryStorage(progress: Progress): Promise<RegistryStorage> {
@@ -135,8 +120,8 @@ async function serviceImage(name: ServiceName, progress: Progress): Promise<stri
       await mkdir(dirname(join(tree, to)), { recursive: true });
       await copyFile(sourceFile(join(FOLDER, from)), join(tree, to));
     }
-    await image.finish?.(tree);
-    await removeUnneeded(tree, image.unneeded);
+    const found = (await image.finish?.(tree)) ?? [];
+    await keepPrograms(tree, [...image.programs, ...found]);
     await execa('ldconfig', ['-r', tree]);
     await packImage(work, tree, image);
     await rm(tree, { recursive: true });
@@ -150,27 +135,54 @@ const ACCOUNTS = {
   '/etc/group': 'root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n',
 };
 
-async function removeUnneeded(tree: string, libraries: readonly string[]): Promise<void> {
-  for (const path of [...NO_IMAGE_NEEDS, `${LIBRARIES}/gconv`])
-    await rm(join(tree, path), { recursive: true, force: true });
-  for (const entry of await readdir(join(tree, LIBRARIES)))
-    if (libraries.some((beginning) => entry.startsWith(beginning)))
-      await rm(join(tree, LIBRARIES, entry), { recursive: true });
-  for (const directory of ['run', 'tmp', 'proc', 'sys', 'root', 'var/log', 'var/lib/nginx', 'var/cache'])
+async function keepPrograms(tree: string, programs: readonly string[]): Promise<void> {
+  const kept = new Set(await Promise.all([LOADER, ...programs].map((path) => insideTree(tree, path))));
+  for (const program of programs) {
+    const { stdout } = await execa('chroot', [tree, LOADER, '--list', program]);
+    for (const [, library] of stdout.matchAll(/(\/\S+) \(0x/g)) kept.add(await insideTree(tree, library as string));
+  }
+  for (const path of NO_IMAGE_NEEDS) await rm(join(tree, path), { recursive: true, force: true });
+  for (const folder of PROGRAM_FOLDERS)
+    for (const entry of await readdir(join(tree, folder)).catch(() => []))
+      if (!kept.has(await insideTree(tree, join('/', folder, entry)).catch(() => '')))
+        await rm(join(tree, folder, entry), { recursive: true });
+  for (const directory of ['run', 'tmp', 'proc', 'sys', 'root', 'var/log/nginx', 'var/lib/nginx', 'var/cache'])
     await mkdir(join(tree, directory), { recursive: true });
   await chmod(join(tree, 'tmp'), 0o1777);
 }
 
-/** Importing once leaves the compiled form of what is imported; compiling at each start takes seconds when emulated. */
-async function compilePython(tree: string): Promise<void> {
-  await execa('chroot', [tree, '/usr/bin/python3.11', '-c', 'import encodings.idna, mosaic'], {
+/** Follows links; Debian's are relative, so that those of a tree stay in it. */
+const insideTree = (tree: string, path: string) => realpath(join(tree, path));
+
+/**
+ * Serves one request while building and keeps of Python what that loaded, in its compiled form too: compiling at each
+ * start takes seconds when emulated. @returns the native modules.
+ */
+async function keepLoadedPython(tree: string): Promise<readonly string[]> {
+  const serveOnce = [
+    'import sys, encodings.idna, logging, traceback, wsgiref.util, mosaic',
+    'environ = {}',
+    'wsgiref.util.setup_testing_defaults(environ)',
+    'assert next(iter(mosaic.application(environ, lambda *_: None)))[:4] == b"\\x89PNG"',
+    'for module in list(sys.modules.values()):',
+    '  for path in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):',
+    '    if path: print(path)',
+  ].join('\n');
+  const { stdout } = await execa('chroot', [tree, '/usr/bin/python3.11', '-c', serveOnce], {
     env: { PYTHONPATH: '/srv/mosaic' },
   });
   await rm(join(tree, 'srv/mosaic/__pycache__'), { recursive: true, force: true });
+  const loaded = new Set(stdout.split('\n'));
+  for (const folder of ['usr/lib/python3.11', 'usr/lib/python3/dist-packages'])
+    for (const entry of await readdir(join(tree, folder), { recursive: true, withFileTypes: true })) {
+      const path = join(entry.parentPath, entry.name);
+      if (!entry.isDirectory() && !loaded.has(path.slice(tree.length))) await rm(path);
+    }
+  return [...loaded].filter((path) => path.endsWith('.so'));
 }
 
 /** A Java runtime of the modules that are used, a fifth of the whole, with its classes dumped for a quick start. */
-async function linkJava(tree: string): Promise<void> {
+async function linkJava(tree: string): Promise<readonly string[]> {
   const kit = `${tree}-jdk`;
   const java = '/usr/lib/jvm/java-17-openjdk-amd64/bin';
   await makeDebianTree(kit, { packages: ['openjdk-17-jdk-headless'], unpackOnly: true });
@@ -189,4 +201,5 @@ async function linkJava(tree: string): Promise<void> {
   for (const entry of await readdir(join(kit, 'build')))
     if (entry.endsWith('.class')) await copyFile(join(kit, 'build', entry), join(tree, 'srv/jvm', entry));
   await rm(kit, { recursive: true });
+  return [];
 }
