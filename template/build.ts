@@ -7,15 +7,14 @@
  * macvlan network, and dockerd is ready sooner. Cgroups are made by Docker itself (cgroupfs), since the other driver
  * needs systemd.
  */
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Accelerator, workingAccelerator } from '../native/accelerator.ts';
 import { buildOnce, contentHash, type Progress } from './cache.ts';
 import { RELEASE } from './debian.ts';
 import { domainXml, kernelCommandLine, TEMPLATE_FILES } from './domain-xml.ts';
-import { GUEST_SOURCES, type GuestImage, makeGuestImage } from './guest-image.ts';
+import { type GuestImage, guestImageSources, makeGuestImage } from './guest-image.ts';
 import { DOMAIN_XML, MANIFEST, readManifest, type TemplateManifest } from './manifest.ts';
-import { sourceFile } from './sources.ts';
 import { Trial } from './trial.ts';
 
 export interface TemplateOptions {
@@ -56,7 +55,7 @@ export async function buildTemplate(options: TemplateOptions, progress: Progress
   const { directory: target, ...wanted } = { ...DEFAULTS, ...options };
   const accelerator = await workingAccelerator();
   const image = dockerHost(wanted.insecureRegistries, wanted.diskBytes);
-  const sources = await Promise.all(GUEST_SOURCES.map((path) => readFile(sourceFile(path), 'utf8')));
+  const sources = await guestImageSources();
   const inputs = { ...wanted, release: RELEASE, accelerator, image: { ...image }, sources };
   const hash = contentHash(inputs);
   const request = {

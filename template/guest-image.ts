@@ -9,7 +9,7 @@ import type { Progress } from './cache.ts';
 import { kernelRelease, linkBusybox, makeDebianTree, prune, pruneModules, writeFiles } from './debian.ts';
 import { type DiskWeight, makeDisk } from './disk.ts';
 import { TEMPLATE_FILES } from './domain-xml.ts';
-import { sourceFile } from './sources.ts';
+import { sourceFile, sourceTexts } from './sources.ts';
 
 export interface GuestImage {
   readonly packages: readonly string[];
@@ -32,12 +32,10 @@ export interface BuiltImage {
   readonly disk: DiskWeight;
 }
 
-/** What the guest's parts are made from, for hashes. */
-export const GUEST_SOURCES = [
-  'template/guest/init.c',
-  'template/guest/initrd.c',
-  'template/guest/unpack-kernel.sh',
-] as const;
+/** What an image is made by, for hashes: also what is written here decides what is in it. */
+const MADE_BY = ['guest-image.ts', 'debian.ts', 'disk.ts', 'guest/init.c', 'guest/initrd.c', 'guest/unpack-kernel.sh'];
+
+export const guestImageSources = () => sourceTexts(MADE_BY.map((path) => `template/${path}`));
 
 /** What init.c and Debian's small guests need in any case: `ip`, module loading, and busybox for the rest. */
 const BASE_PACKAGES = ['busybox-static', 'iproute2', 'kmod', 'qemu-guest-agent'];

@@ -2,15 +2,14 @@
  * The director's image: a small VM with the real IP_VS. Nothing in it but the kernel's module, ipvsadm and the guest agent,
  * by which it gets its address and its table.
  */
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Accelerator, workingAccelerator } from '../../native/accelerator.ts';
 import { buildOnce, contentHash, type Progress } from '../../template/cache.ts';
 import { RELEASE } from '../../template/debian.ts';
 import { domainXml } from '../../template/domain-xml.ts';
-import { GUEST_SOURCES, type GuestImage, makeGuestImage } from '../../template/guest-image.ts';
+import { type GuestImage, guestImageSources, makeGuestImage } from '../../template/guest-image.ts';
 import { DOMAIN_XML } from '../../template/manifest.ts';
-import { sourceFile } from '../../template/sources.ts';
 
 /** As ipvsadm names them: what ciel.yaml allows. */
 const SCHEDULERS = ['rr', 'wrr', 'lc', 'wlc', 'sh', 'sed', 'nq'];
@@ -29,7 +28,7 @@ const MEMORY_MIB = 256;
 /** A directory as a template's: domain.xml, disk.raw, vmlinuz and initrd. */
 export async function directorImage(options: { readonly bridge: string }, progress: Progress): Promise<string> {
   const accelerator: Accelerator = await workingAccelerator();
-  const sources = await Promise.all(GUEST_SOURCES.map((path) => readFile(sourceFile(path), 'utf8')));
+  const sources = await guestImageSources();
   const hash = contentHash({
     ...options,
     accelerator,

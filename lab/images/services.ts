@@ -3,12 +3,12 @@
  * a picture pixelated a request), `nginx` (static files) and `jvm` (a catalogue held in memory). Each is a Debian tree
  * that was only unpacked, without shells, documentation and whatever its one program does not load.
  */
-import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readdir, realpath, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
 import { buildOnce, contentHash, type Progress } from '../../template/cache.ts';
 import { makeDebianTree, RELEASE, writeFiles } from '../../template/debian.ts';
-import { sourceFile } from '../../template/sources.ts';
+import { sourceFile, sourceTexts } from '../../template/sources.ts';
 import { type ImageSettings, packImage, storeImage } from './oci.ts';
 
 export const SERVICE_NAMES = ['mosaic', 'nginx', 'jvm'] as const;
@@ -107,10 +107,11 @@ export async function registryStorage(progress: Progress): Promise<RegistryStora
 
 async function serviceImage(name: ServiceName, progress: Progress): Promise<string> {
   const image = SERVICES[name];
-  const { finish, ...inputs } = image;
-  const paths = Object.values(image.sources);
-  const texts = await Promise.all(paths.map((path) => readFile(sourceFile(join(FOLDER, path)), 'utf8')));
-  const hash = contentHash({ ...inputs, texts, finish: String(finish), release: RELEASE });
+  const madeBy = [
+    'template/debian.ts',
+    ...['services.ts', 'oci.ts', ...Object.values(image.sources)].map((path) => join(FOLDER, path)),
+  ];
+  const hash = contentHash({ packages: image.packages, sources: await sourceTexts(madeBy), release: RELEASE });
   return buildOnce({ name: `image-${name}`, hash }, async (work) => {
     progress(`image ${name}`, `unpacking ${image.packages.join(', ')}`);
     const tree = join(work, 'tree');
