@@ -151,8 +151,8 @@ it('shows services, replicas, operations and VMs within 80 columns, ages and rea
     mosaic   shop-1  adopted  10.0.0.21  serving  weight 1  2 h 01 m ago
 
     Operations in flight
-    OPERATION           BEGUN         STEP                    DOING
-    scale-out/mosaic/3  1 m 05 s ago  startVm started 12.0 s  one replica more, bec…
+    OPERATION           BEGUN         STEP            DOING
+    scale-out/mosaic/3  1 m 05 s ago  startVm 12.0 s  one replica more, because sho…
 
     VMs, as seen from outside
     VM / CONTAINER       SERVICE             CPU   MEMORY          I/O  SEEN
