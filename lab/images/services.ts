@@ -28,6 +28,8 @@ interface ServiceImage extends ImageSettings {
   readonly texts: Readonly<Record<string, string>>;
   /** What is executed or loaded by name; of programs and libraries, only these and what they link to are kept. */
   readonly programs: readonly string[];
+  /** Must succeed in the finished tree. */
+  readonly proof: readonly string[];
   /** Last steps in the tree, such as compiling. @returns further programs to keep. */
   readonly finish?: (tree: string) => Promise<readonly string[]>;
 }
@@ -47,6 +49,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
         (name) => `/usr/lib/apache2/modules/mod_${name}.so`,
       ),
     ],
+    proof: ['/usr/sbin/apache2', '-f', '/etc/apache2/mosaic.conf', '-t'],
     finish: keepLoadedPython,
     command: ['/usr/sbin/apache2', '-f', '/etc/apache2/mosaic.conf', '-DFOREGROUND'],
     environment: { PATH, PYTHONDONTWRITEBYTECODE: '1' },
@@ -57,6 +60,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     sources: { '/etc/nginx/nginx.conf': 'nginx/nginx.conf', '/srv/www/index.html': 'nginx/index.html' },
     texts: { '/srv/www/large.txt': 'The quick brown fox jumps over the lazy dog.\n'.repeat(2000) },
     programs: ['/usr/sbin/nginx'],
+    proof: ['/usr/sbin/nginx', '-t'],
     command: ['/usr/sbin/nginx'],
     environment: { PATH },
     port: 80,
@@ -66,6 +70,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     sources: { '/srv/jvm/Catalogue.java': 'jvm/Catalogue.java' },
     texts: {},
     programs: ['bin/java', 'lib/libjli.so', 'lib/server/libjvm.so'].map((path) => `/opt/java/${path}`),
+    proof: ['/opt/java/bin/java', '-cp', '/srv/jvm', '--dry-run', 'Catalogue'],
     finish: linkJava,
     // One compiler and one collector thread: a small VM has one processor.
     command: [
@@ -87,7 +92,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
 const NO_IMAGE_NEEDS = ['boot', 'usr/share', 'usr/include', 'var/cache', 'var/lib/apt', 'var/lib/dpkg'];
 /** Where only what is linked to is kept. */
 const PROGRAM_FOLDERS = ['usr/bin', 'usr/sbin', 'usr/lib/apache2/modules', 'usr/lib/x86_64-linux-gnu'];
-const LOADER = '/lib64/ld-linux-x86-64.so.2';
+const LOADER = '/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2';
 
 /** Builds what is missing, and puts the images into one registry's storage. */
 export async function registryStorage(progress: Progress): Promise<RegistryStorage> {
@@ -124,6 +129,7 @@ async function serviceImage(name: ServiceName, progress: Progress): Promise<stri
     const found = (await image.finish?.(tree)) ?? [];
     await keepPrograms(tree, [...image.programs, ...found]);
     await execa('ldconfig', ['-r', tree]);
+    await inTree(tree, image.proof);
     await packImage(work, tree, image);
     await rm(tree, { recursive: true });
   });
@@ -182,6 +188,12 @@ async function keepLoadedPython(tree: string): Promise<readonly string[]> {
   return [...loaded].filter((path) => path.endsWith('.so'));
 }
 
+/** As root of the tree, with a /proc: Java finds its own libraries by it. */
+async function inTree(tree: string, command: readonly string[]): Promise<void> {
+  await mkdir(join(tree, 'proc'), { recursive: true });
+  await execa('unshare', ['--pid', '--fork', `--root=${tree}`, '--mount-proc', ...command]);
+}
+
 /** A Java runtime of the modules that are used, a fifth of the whole, with its classes dumped for a quick start. */
 async function linkJava(tree: string): Promise<readonly string[]> {
   const kit = `${tree}-jdk`;
@@ -189,10 +201,7 @@ async function linkJava(tree: string): Promise<readonly string[]> {
   await makeDebianTree(kit, { packages: ['openjdk-17-jdk-headless'], unpackOnly: true });
   await mkdir(join(kit, 'build'));
   await copyFile(join(tree, 'srv/jvm/Catalogue.java'), join(kit, 'build/Catalogue.java'));
-  // Java finds its own libraries by /proc/self/exe.
-  await mkdir(join(kit, 'proc'), { recursive: true });
-  const inKit = (...command: string[]) =>
-    execa('unshare', ['--pid', '--fork', `--root=${kit}`, '--mount-proc', ...command]);
+  const inKit = (...command: string[]) => inTree(kit, command);
   await inKit(`${java}/javac`, '-d', '/build', '/build/Catalogue.java');
   const small = ['--strip-java-debug-attributes', '--no-man-pages', '--no-header-files'];
   await inKit(`${java}/jlink`, '--add-modules', JAVA_MODULES, ...small, '--output', '/build/java');
