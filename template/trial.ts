@@ -78,6 +78,12 @@ export class Trial {
     });
   }
 
+  /** QEMU's process, for reading the guest's memory. */
+  get pid(): number {
+    if (this.#qemu.pid === undefined) throw this.#failure('QEMU did not start');
+    return this.#qemu.pid;
+  }
+
   /** @returns milliseconds from the start until a line of the console matched. */
   async consoleShows(pattern: RegExp, withinMs: number): Promise<number> {
     const deadline = performance.now() + withinMs;
