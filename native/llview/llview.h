@@ -34,6 +34,7 @@ constexpr const char *Fail = "ciel_fail";
 constexpr const char *Try = "ciel_try";
 constexpr const char *FailedSlot = "ciel_failed_slot";
 constexpr const char *String = "g_string";
+constexpr const char *Refresh = "g_refresh";
 } // namespace marker
 
 // ... and what only the lowered code may call (runtime.c).

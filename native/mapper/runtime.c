@@ -81,6 +81,11 @@ int g_burn(void)
 	return burn();
 }
 
+void g_refresh(void)
+{
+	ciel_source_refresh(view_space->source);
+}
+
 void g_no_slot(uint32_t slot)
 {
 	ciel_view->error = CIEL_VIEW_NO_SLOT;

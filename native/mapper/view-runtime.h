@@ -88,6 +88,9 @@ int g_burn(void);
 /* Sets ciel_view->error = CIEL_VIEW_NO_SLOT and error_slot. Called on the branch where a needed slot is unavailable. */
 void g_no_slot(uint32_t slot);
 
+/* What is loaded from now on is as the guest has it now: copies of pages that a source has staged are forgotten. */
+void g_refresh(void);
+
 /*
  * Copies a guest's NUL-terminated string, at most capacity - 1 bytes and always terminated, page by page. Returns the
  * length, or a negative ciel_view_error (CIEL_VIEW_LIMIT when it does not fit). Bytes are the guest's: escape before use.

@@ -82,6 +82,10 @@ const volatile void *g_map(uint64_t address, uint32_t size)
 	return &bounce;
 }
 
+void g_refresh(void)
+{
+}
+
 void g_no_slot(uint32_t slot)
 {
 	context.error = CIEL_VIEW_NO_SLOT;

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// CPU time of a cgroup and all below it.
-//
-// The kernel counts per CPU (bstat) and adds what is new since the last time (bstat - last_bstat) to the cgroup and its
-// ancestors only when somebody reads cpu.stat (a flush). Nobody may do that for a long time: what is not flushed must be
-// added here, for the cgroup and for all below it:
+// CPU time of a cgroup and all below it: bstat and the unflushed parts (css.h says how flushes are kept out).
 //
 //   cgroup.bstat + Σ over the subtree ( Σ over CPUs (bstat - last_bstat) + (below only) (.bstat - .last_bstat) )
-//
-// A flush between two of these loads would be counted twice or not at all. A flush moves last_bstat, so all last_bstat are
-// summed before and again while reading: equal sums mean that no flush came between.
 #include "css.h"
 
 struct cpu_time {
@@ -68,7 +61,23 @@ static int sum_flushed(struct cgroup GUEST *top, const struct view_kernel *kerne
 	return 0;
 }
 
-/* One attempt: 1 when a flush came between. */
+/* What has been flushed into the top, or is on its way there. */
+static int read_totals(struct cgroup GUEST *top, struct cpu_time *total)
+{
+	struct cgroup_subsys_state GUEST *css = &top->self;
+	struct css_walk walk;
+
+	read_time(&top->bstat, total);
+	for (css_walk_start(&walk, css); (css = css_walk_next(&walk));) {
+		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
+
+		add_time(&cgroup->bstat, 1, total);
+		add_time(&cgroup->last_bstat, -1ull, total);
+	}
+	return 0;
+}
+
+/* One attempt: 1 when a flush was running or came between. */
 static int read_once(struct cgroup GUEST *top, const struct view_kernel *kernel, struct cpu_time *total,
 		     struct view_cpu *out)
 {
@@ -77,20 +86,20 @@ static int read_once(struct cgroup GUEST *top, const struct view_kernel *kernel,
 	u64 flushed_before, flushed = 0;
 
 	sum_flushed(top, kernel, &flushed_before);
+	g_refresh();
+	read_totals(top, total);
+	if (base_flush_is_running())
+		return 1;
 	for (u64 i = 0; i < kernel->cpu_count; i++)
 		host_at(out->by_cpu, i) = 0;
-	read_time(&top->bstat, total);
 	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
 
-		if (walk.depth > 0) {
-			add_time(&cgroup->bstat, 1, total);
-			add_time(&cgroup->last_bstat, -1ull, total);
-		}
 		for (u64 i = 0; i < kernel->cpu_count; i++) {
 			u64 offset = host_at(kernel->offset, i);
 			struct cpu_time last, now;
 
+			/* In this order: a flush between them must not make the difference negative. */
 			read_time(per_cpu_last_bstat(cgroup, offset), &last);
 			read_time(per_cpu_bstat(cgroup, offset), &now);
 			flushed += last.usage + last.user + last.system;
@@ -182,6 +191,7 @@ int view_cgroup_cpu(uint64_t address, uint64_t serial, const struct view_kernel 
 	settle(&out->throttled_time, status);
 	settle(&out->quota, !status && out->quota.value == ~0ull ? VIEW_NOT_LIMITED : status);
 
+	g_refresh();
 	guard(address, serial);
 	return 0;
 }

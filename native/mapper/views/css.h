@@ -26,8 +26,8 @@ static inline int css_is_online(struct cgroup_subsys_state GUEST *css)
 }
 
 /*
- * The cgroup at an address is still the one that the list named. Asked before and after a reading: a freed cgroup keeps
- * its serial number, and a new one at the same address gets another.
+ * The cgroup at an address is still the one that the list named. Asked before and, afresh, after a reading: a freed cgroup
+ * keeps its serial number, and a new one at the same address gets another.
  */
 static inline struct cgroup GUEST *guard(u64 address, u64 serial)
 {
@@ -46,6 +46,44 @@ static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgro
 	if (css && css->cgroup != cgroup)
 		fail(CIEL_VIEW_CHANGED);
 	return css;
+}
+
+/*
+ * Flushes. The kernel counts per CPU (cur), and adds what is new since the last time (cur - last) to the cgroup's total and
+ * its ancestors' only when somebody reads a file, or every two seconds. What is not flushed yet must be added here:
+ *
+ *   the top's total + Σ over the subtree ( Σ over CPUs (cur - last) + what children have handed up, but not yet further )
+ *
+ * A flush that came between two of these loads would be counted twice or not at all. So a reading is
+ *
+ *   1. the sum of all `last`
+ *   2. afresh, all totals
+ *   3. is no flush running? (one that stands still between its two additions changes nothing that could be seen twice)
+ *   4. all `last` again, and `cur`: when the sum is that of 1, no flush came between 1 and 4
+ *
+ * and is repeated when 3 or 4 does not hold.
+ */
+static inline int lock_is_held(u64 lock)
+{
+	return *(u32 GUEST *)lock != 0;
+}
+
+/* Of CPU time. */
+static inline int base_flush_is_running(void)
+{
+	if (symbol_exists(rstat_base_lock))
+		return lock_is_held((u64)guest_symbol(u32, rstat_base_lock));
+	if (symbol_exists(cgroup_rstat_lock))
+		return lock_is_held((u64)guest_symbol(u32, cgroup_rstat_lock));
+	return 0;
+}
+
+/* Of a controller's figures. */
+static inline int flush_is_running(struct cgroup_subsys_state GUEST *css)
+{
+	if (field_exists(struct cgroup_subsys, rstat_ss_lock))
+		return lock_is_held((u64)&css->ss->rstat_ss_lock);
+	return base_flush_is_running();
 }
 
 /*

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Block I/O of a cgroup and all below it, by device: what io.stat says after a flush. Each cgroup has a blkcg_gq for each
-// device that it or one below it has used, counted and flushed like CPU time (see cpu.c).
+// Block I/O of a cgroup and all below it, by device: what io.stat says after a flush (css.h says how flushes are kept out).
+// Each cgroup has a blkcg_gq for each device that it or one below it has used:
+//
+//   iostat.cur + Σ over the subtree ( Σ over CPUs (cur - last) + (below only) (iostat.cur - iostat.last) )
 #include "css.h"
 
 struct io_counts {
@@ -17,19 +19,6 @@ static inline void read_counts(struct blkg_iostat GUEST *stat, struct io_counts 
 	out->write_bytes = stat->bytes[write];
 	out->reads = stat->ios[read];
 	out->writes = stat->ios[write];
-}
-
-static inline u64 sum_of(const struct io_counts *counts)
-{
-	return counts->read_bytes + counts->write_bytes + counts->reads + counts->writes;
-}
-
-static inline void add(struct io_counts *sum, const struct io_counts *now, const struct io_counts *last)
-{
-	sum->read_bytes += now->read_bytes - last->read_bytes;
-	sum->write_bytes += now->write_bytes - last->write_bytes;
-	sum->reads += now->reads - last->reads;
-	sum->writes += now->writes - last->writes;
 }
 
 static int name_device(struct request_queue GUEST *queue, struct view_io_device *device)
@@ -65,68 +54,96 @@ static u64 device_of(struct request_queue GUEST *queue, struct view_io *out)
 	return i;
 }
 
-/* One pass over the subtree: into `out` when there is one, and always a number that a flush changes. */
-static int sum_devices(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, struct view_io *out,
-		       u64 counts, u64 *flushed)
+/* device += sign * what `stat` says */
+static inline void add_counts(struct blkg_iostat GUEST *stat, u64 sign, struct view_io *out, u64 device)
+{
+	struct io_counts counts;
+
+	read_counts(stat, &counts);
+	host_at(out->devices, device).read_bytes += sign * counts.read_bytes;
+	host_at(out->devices, device).write_bytes += sign * counts.write_bytes;
+	host_at(out->devices, device).reads += sign * counts.reads;
+	host_at(out->devices, device).writes += sign * counts.writes;
+}
+
+enum pass { FLUSHED, TOTALS, UNFLUSHED };
+
+/* The unflushed counts of one cgroup and device: added to the answer in the third pass, their `last` summed in both. */
+static int sum_cpus(struct blkcg_gq GUEST *group, const struct view_kernel *kernel, enum pass pass, struct view_io *out,
+		    u64 *flushed)
+{
+	struct blkg_iostat_set GUEST *per_cpu = group->iostat_cpu;
+	u64 is_counted = pass == UNFLUSHED && group->online;
+	u64 device = is_counted ? device_of(group->q, out) : 0;
+
+	for (u64 i = 0; i < kernel->cpu_count; i++) {
+		struct blkg_iostat_set GUEST *here = per_cpu_ptr(per_cpu, host_at(kernel->offset, i));
+		struct io_counts last;
+
+		read_counts(&here->last, &last);
+		*flushed += last.read_bytes + last.write_bytes + last.reads + last.writes;
+		if (is_counted) {
+			host_at(out->devices, device).read_bytes -= last.read_bytes;
+			host_at(out->devices, device).write_bytes -= last.write_bytes;
+			host_at(out->devices, device).reads -= last.reads;
+			host_at(out->devices, device).writes -= last.writes;
+			add_counts(&here->cur, 1, out, device);
+		}
+	}
+	return 0;
+}
+
+static int pass_over(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, enum pass pass,
+		     struct view_io *out, u64 *flushed)
 {
 	struct css_walk walk;
 
 	*flushed = 0;
-	if (counts)
-		out->device_count = 0;
 	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
 		struct hlist_node GUEST *node = container_of(css, struct blkcg, css)->blkg_list.first;
 
 		for (; node; node = node->next) {
 			struct blkcg_gq GUEST *group = container_of(node, struct blkcg_gq, blkcg_node);
-			struct blkg_iostat_set GUEST *per_cpu = group->iostat_cpu;
-			struct io_counts none = {}, now, last, sum = {};
 
-			if (counts) {
-				read_counts(&group->iostat.cur, &now);
-				if (walk.depth > 0)
-					read_counts(&group->iostat.last, &last);
-				else
-					last = none;
-				add(&sum, &now, &last);
-			}
-			for (u64 i = 0; i < kernel->cpu_count; i++) {
-				struct blkg_iostat_set GUEST *here = per_cpu_ptr(per_cpu, host_at(kernel->offset, i));
-
-				read_counts(&here->last, &last);
-				*flushed += sum_of(&last);
-				if (!counts)
-					continue;
-				read_counts(&here->cur, &now);
-				add(&sum, &now, &last);
-			}
-			if (counts && group->online) {
+			if (pass != TOTALS) {
+				sum_cpus(group, kernel, pass, out, flushed);
+			} else if (group->online) {
 				u64 device = device_of(group->q, out);
 
-				host_at(out->devices, device).read_bytes += sum.read_bytes;
-				host_at(out->devices, device).write_bytes += sum.write_bytes;
-				host_at(out->devices, device).reads += sum.reads;
-				host_at(out->devices, device).writes += sum.writes;
+				add_counts(&group->iostat.cur, 1, out, device);
+				if (walk.depth > 0)
+					add_counts(&group->iostat.last, -1ull, out, device);
 			}
 		}
 	}
 	return 0;
 }
 
+/* One attempt: 1 when a flush was running or came between. */
+static int read_once(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, struct view_io *out)
+{
+	u64 flushed_before, ignored, flushed;
+
+	out->device_count = 0;
+	pass_over(css, kernel, FLUSHED, out, &flushed_before);
+	g_refresh();
+	pass_over(css, kernel, TOTALS, out, &ignored);
+	if (flush_is_running(css))
+		return 1;
+	pass_over(css, kernel, UNFLUSHED, out, &flushed);
+	return flushed != flushed_before;
+}
+
 static int read_io(struct cgroup GUEST *cgroup, const struct view_kernel *kernel, struct view_io *out)
 {
 	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, io_cgrp_id));
-	u64 flushed_before, flushed;
 	int tries = 0;
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
-	do {
-		if (tries++ == VIEW_TRIES)
+	while (read_once(css, kernel, out))
+		if (++tries == VIEW_TRIES)
 			fail(CIEL_VIEW_CHANGED);
-		sum_devices(css, kernel, out, 0, &flushed_before);
-		sum_devices(css, kernel, out, 1, &flushed);
-	} while (flushed != flushed_before);
 
 	out->read_bytes.value = 0;
 	out->write_bytes.value = 0;
@@ -154,6 +171,7 @@ int view_cgroup_io(uint64_t address, uint64_t serial, const struct view_kernel *
 	settle(&out->writes, status);
 	if (status)
 		out->device_count = 0;
+	g_refresh();
 	guard(address, serial);
 	return 0;
 }

@@ -69,10 +69,19 @@ enum cgroup_subsys_id {
 	pids_cgrp_id GUEST_ENUMERATOR,
 };
 
+struct spinlock {
+	u32 opaque; /* never read by name: the lock's first word, whatever it is called, is 0 while nobody holds it */
+};
+
+struct cgroup_subsys {
+	struct spinlock rstat_ss_lock; /* 6.16 and newer */
+};
+
 struct cgroup;
 
 struct cgroup_subsys_state {
 	struct cgroup GUEST *cgroup;
+	struct cgroup_subsys GUEST *ss;
 	struct list_head sibling;
 	struct list_head children;
 	u64 flags;

@@ -18,6 +18,7 @@ int view_cgroup_pids(uint64_t address, uint64_t serial, struct view_figure *out)
 	struct cgroup GUEST *cgroup = guard(address, serial);
 
 	settle(out, TRY(read_count(cgroup, &out->value)));
+	g_refresh();
 	guard(address, serial);
 	return 0;
 }
