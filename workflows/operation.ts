@@ -53,6 +53,8 @@ export class Operation {
   readonly #title: string;
   readonly #size: VmSize | null;
   readonly #steps: OperationStep[] = [];
+  /** Beside the steps: their names before a repeated one got its number. */
+  readonly #stepNames: string[] = [];
   #phase: OperationPhase = 'running';
   #replicas: readonly Replica[] = [];
   #stuck: string | null = null;
@@ -102,7 +104,11 @@ export class Operation {
   /** One step, shown while it runs. */
   async step<T>(name: string, act: () => Promise<T>): Promise<T> {
     const index = this.#steps.length;
-    this.#steps.push({ name, state: 'started', startedAt: now(), endedAt: null, message: '' });
+    // Steps are kept by name: those of a second replica, or of a second try, are numbered.
+    const earlier = this.#stepNames.filter((other) => other === name).length;
+    const unique = earlier === 0 ? name : `${name} (${earlier + 1})`;
+    this.#stepNames.push(name);
+    this.#steps.push({ name: unique, state: 'started', startedAt: now(), endedAt: null, message: '' });
     await this.#record(index, 'started', '');
     try {
       const result = await act();
@@ -125,7 +131,7 @@ export class Operation {
   }
 
   async #undoStep(undo: Undo): Promise<void> {
-    const index = this.#steps.findLastIndex(({ name }) => name === undo.step);
+    const index = this.#stepNames.lastIndexOf(undo.step);
     try {
       await undo.run();
     } catch (error) {

@@ -121,20 +121,27 @@ export function working(state: ServiceState): number {
   return state.replicas.filter((replica) => replica.state !== 'failed').length;
 }
 
-/** Fields that made replicas were built from: a change of them replaces the replicas. */
-const REPLACING = ['image', 'run', 'virtual', 'network', 'template'] as const;
-
 export interface SpecChanges {
   readonly changes: readonly string[];
+  /** Of those: what made replicas were built from, so that they have to be replaced. */
   readonly replacing: readonly string[];
+  /** Whether LVS has to change. */
+  readonly lvs: boolean;
 }
 export function changesOf(before: ServiceSpec | null, after: ServiceSpec): SpecChanges {
-  if (before === null) return { changes: ['created'], replacing: [] };
+  if (before === null) return { changes: ['created'], replacing: [], lvs: true };
   const keys = (Object.keys(after) as (keyof ServiceSpec)[]).filter((key) => !same(before[key], after[key]));
+  const replacing = keys.filter((key) => ['image', 'run', 'network', 'template'].includes(key));
   return {
     changes: keys.map((key) => `${key}: ${brief(before[key])} -> ${brief(after[key])}`),
-    replacing: keys.filter((key) => (REPLACING as readonly string[]).includes(key)),
+    replacing: sameVirtualAddress(before, after) ? replacing : [...replacing, 'virtual'],
+    lvs: keys.some((key) => key === 'virtual' || key === 'replicas'),
   };
+}
+export function sameVirtualAddress(a: ServiceSpec, b: ServiceSpec): boolean {
+  const key = ({ virtual: { director, protocol, address, port } }: ServiceSpec) =>
+    `${director} ${protocol} ${address}:${port}`;
+  return key(a) === key(b);
 }
 function same(a: unknown, b: unknown): boolean {
   return canonical(a) === canonical(b);

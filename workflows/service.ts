@@ -81,6 +81,7 @@ import {
   rememberRequest,
   removable,
   type ServiceState,
+  sameVirtualAddress,
   serviceDetails,
   working,
 } from './service-state.ts';
@@ -162,23 +163,32 @@ class Service {
   #mayApply(request: ApplyRequest): void {
     const { spec, replace } = request;
     if (spec?.name !== this.#input.service) throw refusal('InvalidSpec', `this is service ${this.#input.service}`);
-    if (this.state.deleting) throw refusal('Deleting', `${spec.name} is being deleted; apply again once it is gone`);
+    if (this.state.deleting || this.#ended) {
+      throw refusal('Deleting', `${spec.name} is being deleted; apply again once it is gone`);
+    }
     const { replacing } = changesOf(this.state.spec, spec);
-    if (replacing.length > 0 && !replace) {
-      const what = replacing.join(', ');
+    if (replacing.length === 0) return;
+    const what = replacing.join(', ');
+    if (!replace) {
       throw refusal('InvalidSpec', `a change of ${what} replaces the replicas of ${spec.name}: apply with --replace`);
+    }
+    const { operation } = this.state;
+    if (operation !== null) {
+      throw refusal('OperationInFlight', `${operation.operationId} is in flight; change ${what} once it has ended`);
     }
   }
 
-  async #apply({ spec }: ApplyRequest): Promise<ApplyAnswer> {
+  async #apply(request: ApplyRequest): Promise<ApplyAnswer> {
+    // Others had their turn since the validator looked.
+    this.#mayApply(request);
     const { state } = this;
+    const { spec } = request;
     const before = state.spec;
     const { changes, replacing } = changesOf(before, spec);
     if (changes.length === 0) return { generation: state.generation, changes, operationId: null };
     const adopted = await this.#adopted(spec);
-    const replicas = [...adopted, ...state.replicas.filter(({ kind }) => kind === 'made')];
     try {
-      await this.#register(before, spec, replicas);
+      await this.#register(before, spec, adopted);
     } catch (error) {
       const { name, message } = causeOf(error);
       await this.#unregister(before, spec);
@@ -188,12 +198,13 @@ class Service {
     }
     state.spec = spec;
     state.generation += 1;
-    state.replicas = replicas;
+    // Read again: an operation may have reported what it made or removed meanwhile.
+    state.replicas = [...adopted, ...state.replicas.filter(({ kind }) => kind === 'made')];
     state.stalled = false;
     if (replacing.length > 0) {
       state.rollOver = removable(state).map(({ replicaId }) => ({ replicaId, made: false, removed: false }));
     }
-    await control('Save the replicas').saveReplicas({ service: spec.name, replicas });
+    await this.#saveReplicas();
     this.#note(`generation ${state.generation}: ${changes.join('; ')}`);
     if (this.#hasNext()) await this.#next();
     return { generation: state.generation, changes, operationId: state.operation?.operationId ?? null };
@@ -228,16 +239,21 @@ class Service {
     return found === null ? replica : { ...replica, ...found };
   }
 
-  /** Desired rows, then the director, whose refusal (not ours, no ip_vs) is the operator's answer. */
-  async #register(before: ServiceSpec | null, spec: ServiceSpec, replicas: readonly Replica[]): Promise<void> {
+  /**
+   * Desired rows, then the director, whose refusal (not ours, no ip_vs) is the operator's answer. Made replicas are their
+   * operations' business: under another virtual address they answer only once they have been replaced.
+   */
+  async #register(before: ServiceSpec | null, spec: ServiceSpec, adopted: readonly Replica[]): Promise<void> {
     const { name, virtual } = spec;
     if (before !== null && !sameVirtualAddress(before, spec)) await this.#removeVirtualServer(before);
     await control(`Note virtual server ${virtual.address}:${virtual.port}`).setVirtualServer({ service: spec });
-    const kept = new Set(replicas.map(({ replicaId }) => replicaId));
-    for (const { replicaId } of this.state.replicas.filter((replica) => !kept.has(replica.replicaId))) {
-      await control('Forget a real server').removeRealServer({ service: name, replicaId });
+    if (!changesOf(before, spec).lvs) return;
+    const listed = new Set(adopted.map(({ replicaId }) => replicaId));
+    for (const { kind, replicaId, address } of this.state.replicas) {
+      if (kind === 'made' || listed.has(replicaId)) continue;
+      await control(`Forget real server ${address}`).removeRealServer({ service: name, replicaId });
     }
-    for (const { replicaId, address } of replicas.filter((replica) => replica.state !== 'failed')) {
+    for (const { replicaId, address } of adopted) {
       const realServer = { service: name, replicaId, address, port: virtual.port, weight: SERVING_WEIGHT };
       await control(`Note real server ${address}:${virtual.port}`).setRealServer(realServer);
     }
@@ -250,8 +266,8 @@ class Service {
   /** After a refused change: the rows as they were. The director is brought back when it can be. */
   async #unregister(before: ServiceSpec | null, refused: ServiceSpec): Promise<void> {
     try {
-      if (before === null) await this.#removeVirtualServer(refused);
-      else await this.#register(refused, before, this.state.replicas);
+      if (before === null) return await this.#removeVirtualServer(refused);
+      await this.#register(refused, before, await this.#adopted(before));
     } catch (error) {
       this.#note(`the change was taken back, but the director not yet: ${causeOf(error).message}`);
     }
@@ -661,12 +677,6 @@ async function signalQuietly(send: () => Promise<void>): Promise<boolean> {
 
 function nameOf(state: ServiceState, replicaId: string): string {
   return state.replicas.find((replica) => replica.replicaId === replicaId)?.vmName ?? replicaId;
-}
-
-function sameVirtualAddress(a: ServiceSpec, b: ServiceSpec): boolean {
-  const key = ({ virtual: { director, protocol, address, port } }: ServiceSpec) =>
-    `${director} ${protocol} ${address}:${port}`;
-  return key(a) === key(b);
 }
 
 function withoutAct({ act: _, ...refused }: Refusal): Omit<Refusal, 'act'> {

@@ -5,15 +5,22 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { monitorStart } from '../../model/starts.ts';
 import { crossingSignal, dumpQuery, pauseUpdate, pressureUpdate, resumeUpdate } from '../../workflows/messages.ts';
-import { refusalOf, ServiceUnderTest, type StartedEnvironment, startEnvironment, until } from './environment.ts';
+import {
+  HOOK_TIMEOUT_MS,
+  refusalOf,
+  ServiceUnderTest,
+  type StartedEnvironment,
+  startEnvironment,
+  until,
+} from './environment.ts';
 import { container, crossing, pressureOn, vmEvidence } from './evidence.ts';
 import { monitorDecisions, watches } from './world.ts';
 
 let environment: StartedEnvironment;
 beforeAll(async () => {
   environment = await startEnvironment({ dynamicConfig: { 'limit.historyCount.suggestContinueAsNew': '30' } });
-});
-afterAll(() => environment.stop());
+}, HOOK_TIMEOUT_MS);
+afterAll(() => environment?.stop());
 
 async function runIdOf(service: ServiceUnderTest): Promise<string> {
   return (await service.handle.describe()).runId;

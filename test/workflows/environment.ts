@@ -8,8 +8,9 @@ import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { WithStartWorkflowOperation, type WorkflowHandle } from '@temporalio/client';
+import { WorkflowNotFoundError } from '@temporalio/common';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
-import { bundleWorkflowCode, DefaultLogger, Runtime, Worker } from '@temporalio/worker';
+import { bundleWorkflowCode, DefaultLogger, Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
 import { failureBorder } from '../../activities/failure-border.ts';
 import { processHeartbeat } from '../../activities/heartbeat.ts';
 import { CielFailure } from '../../model/failures.ts';
@@ -38,6 +39,9 @@ import {
 } from './world.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
+
+/** Bundling and two servers' start, on a machine that does something else beside it. */
+export const HOOK_TIMEOUT_MS = 60_000;
 
 Runtime.install({ logger: new DefaultLogger('ERROR') });
 
@@ -72,7 +76,14 @@ export async function workflowBundle(workflowsPath = join(ROOT, 'workflows/index
   return { codePath };
 }
 
-export async function startEnvironment({ dynamicConfig = {} }: { dynamicConfig?: Record<string, string> } = {}) {
+/** @param workers whether to run workers in this process, for all tests of the file */
+export async function startEnvironment({
+  dynamicConfig = {},
+  workers: withWorkers = true,
+}: {
+  dynamicConfig?: Record<string, string>;
+  workers?: boolean;
+} = {}) {
   const env = await TestWorkflowEnvironment.createLocal({
     server: {
       executable: { type: 'existing-path', path: temporalBinary() },
@@ -93,17 +104,18 @@ export async function startEnvironment({ dynamicConfig = {} }: { dynamicConfig?:
   };
   const common = { connection: env.nativeConnection, stickyQueueScheduleToStartTimeout: '2 s' } as const;
   const acting = { interceptors: { activity: [failureBorder, processHeartbeat] } };
-  const workers = await Promise.all([
-    Worker.create({
+  const options: WorkerOptions[] = [
+    {
       ...common,
       taskQueue: taskQueues.control,
       workflowBundle: bundle,
       activities: controlActivities(offerPressure),
       interceptors: { activity: [failureBorder] },
-    }),
-    Worker.create({ ...common, ...acting, taskQueue: taskQueues.host('h1'), activities: hostActivities() }),
-    Worker.create({ ...common, ...acting, taskQueue: taskQueues.director('d1'), activities: directorActivities() }),
-  ]);
+    },
+    { ...common, ...acting, taskQueue: taskQueues.host('h1'), activities: hostActivities() },
+    { ...common, ...acting, taskQueue: taskQueues.director('d1'), activities: directorActivities() },
+  ];
+  const workers = await Promise.all(withWorkers ? options.map((each) => Worker.create(each)) : []);
   const running = workers.map((worker) => worker.run());
   return {
     env,

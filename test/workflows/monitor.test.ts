@@ -4,15 +4,22 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { taskQueues } from '../../model/names.ts';
 import { hostStart, monitorStart } from '../../model/starts.ts';
 import { crossingSignal, describeMonitorQuery, stopMonitorUpdate } from '../../workflows/messages.ts';
-import { eventCount, ServiceUnderTest, type StartedEnvironment, startEnvironment, until } from './environment.ts';
+import {
+  eventCount,
+  HOOK_TIMEOUT_MS,
+  ServiceUnderTest,
+  type StartedEnvironment,
+  startEnvironment,
+  until,
+} from './environment.ts';
 import { container, crossing, vmEvidence } from './evidence.ts';
 import { monitorDecisions, watchCalls, watches } from './world.ts';
 
 let environment: StartedEnvironment;
 beforeAll(async () => {
   environment = await startEnvironment();
-});
-afterAll(() => environment.stop());
+}, HOOK_TIMEOUT_MS);
+afterAll(() => environment?.stop());
 
 let lastUuid = 0;
 async function monitored() {

@@ -2,14 +2,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CielFailure } from '../../model/failures.ts';
 import { retryUpdate } from '../../workflows/messages.ts';
-import { ServiceUnderTest, type StartedEnvironment, startEnvironment, until } from './environment.ts';
+import { HOOK_TIMEOUT_MS, ServiceUnderTest, type StartedEnvironment, startEnvironment, until } from './environment.ts';
 import { watches } from './world.ts';
 
 let environment: StartedEnvironment;
 beforeAll(async () => {
   environment = await startEnvironment();
-});
-afterAll(() => environment.stop());
+}, HOOK_TIMEOUT_MS);
+afterAll(() => environment?.stop());
 
 async function withTwo(name: string): Promise<ServiceUnderTest> {
   const service = await ServiceUnderTest.applied(environment, name);

@@ -13,6 +13,7 @@ import {
 } from '../../workflows/messages.ts';
 import {
   eventCount,
+  HOOK_TIMEOUT_MS,
   refusalOf,
   ServiceUnderTest,
   type StartedEnvironment,
@@ -24,8 +25,8 @@ import { type ActivityName, watches } from './world.ts';
 let environment: StartedEnvironment;
 beforeAll(async () => {
   environment = await startEnvironment();
-});
-afterAll(() => environment.stop());
+}, HOOK_TIMEOUT_MS);
+afterAll(() => environment?.stop());
 
 describe.concurrent('a scale-out', () => {
   it('makes one replica in the order of the design, admits it only after it has answered (invariant 2), and watches it', async () => {

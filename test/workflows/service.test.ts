@@ -15,6 +15,7 @@ import {
 } from '../../workflows/messages.ts';
 import {
   eventCount,
+  HOOK_TIMEOUT_MS,
   refusalOf,
   ServiceUnderTest,
   type StartedEnvironment,
@@ -27,8 +28,8 @@ import { locations } from './world.ts';
 let environment: StartedEnvironment;
 beforeAll(async () => {
   environment = await startEnvironment();
-});
-afterAll(() => environment.stop());
+}, HOOK_TIMEOUT_MS);
+afterAll(() => environment?.stop());
 
 describe.concurrent('apply', () => {
   it('puts the adopted replicas into LVS and knows where their VMs are', async () => {
@@ -55,6 +56,56 @@ describe.concurrent('apply', () => {
     const { generation, changes } = await service.apply({ max: 5 });
     expect([generation, changes]).toEqual([2, ['max: 3 -> 5']]);
     expect((await service.describe()).spec.max).toBe(5);
+  });
+
+  it('leaves LVS alone when only bounds change, so that a director that is away is no hindrance', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'no-lvs');
+    service.world.calls.length = 0;
+    await service.apply({ max: 2 });
+    expect(service.world.calls).not.toContain('convergeVirtualServer');
+  });
+
+  it('takes an adopted replica that is listed no more out of LVS, and leaves made ones to their operations', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'unlisted', { min: 0 });
+    await service.scaled('out');
+    await service.apply({ replicas: [] });
+    expect([...service.world.inLvs.values()].map(({ address }) => address)).toEqual(['10.0.1.50']);
+    expect((await service.describe()).replicas.map(({ kind }) => kind)).toEqual(['made']);
+  });
+
+  it('loses no replica that an operation reports meanwhile (invariant 3)', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'meanwhile');
+    let applied: Promise<unknown> = Promise.resolve();
+    // The change is under way, at the director, while the operation ends.
+    service.world.once('closeOperation', async () => {
+      service.world.once('convergeVirtualServer', () => service.result('scale-out/meanwhile/1'));
+      applied = service.apply({ min: 0, replicas: [] });
+      await until(
+        async () => service.world.calls.at(-1),
+        (name) => name === 'convergeVirtualServer',
+        'no change',
+      );
+    });
+    await service.scaled('out');
+    await applied;
+    expect((await service.describe()).replicas.map(({ kind }) => kind)).toEqual(['made']);
+    expect(service.world.replicas).toHaveLength(1);
+  });
+
+  it('moves to another virtual address with replace, but not while an operation is in flight', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'moves');
+    const virtual = { ...service.spec.virtual, address: '10.0.0.99' };
+    expect(await refusalOf(service.apply({ virtual }))).toMatchObject({ reason: 'InvalidSpec' });
+    let meanwhile: unknown;
+    service.world.once('installImage', async () => {
+      meanwhile = await refusalOf(service.apply({ virtual }, true));
+    });
+    await service.scaled('out');
+    expect(meanwhile).toMatchObject({ reason: 'OperationInFlight' });
+    const { operationId } = await service.apply({ virtual }, true);
+    await service.result(operationId ?? '');
+    expect(service.world.virtualServer?.virtual.address).toBe('10.0.0.99');
+    expect(service.world.violations).toEqual([]);
   });
 
   it('refuses another image without replace, and writes nothing to the history', async () => {
