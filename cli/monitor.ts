@@ -94,7 +94,10 @@ async function stop(vm: string, store: Store, temporal: Temporal): Promise<VmOut
   const { vmUuid, vmName } = found;
   const outcome = await temporal.ask(`stopped watching VM "${printable(vmName)}"`, async (client) => {
     try {
-      await client.workflow.getHandle(workflowIds.monitor(vmUuid)).executeUpdate(stopMonitorUpdate);
+      const handle = client.workflow.getHandle(workflowIds.monitor(vmUuid));
+      await handle.executeUpdate(stopMonitorUpdate);
+      // It lingers for seconds. A start meanwhile would find it running, and be lost with its end.
+      await handle.result();
       return 'stopped';
     } catch (error) {
       if (error instanceof WorkflowNotFoundError) return 'was not watched';
