@@ -45,37 +45,53 @@ ip address replace "$2" dev "$nic"
 if [ -n "$3" ]; then ip route replace default via "$3" dev "$nic"; fi`;
 
 /**
+ * Our own template's init notes what is ready; asking Docker costs a second of an emulated processor each time, in which
+ * it would be starting.
+ */
+const DOCKER_ANSWERS = `if [ -d /run/ready ]; then [ -e /run/ready/dockerd ]; else docker version >/dev/null 2>&1; fi`;
+
+/** $1: the MAC of the parent interface; the rest: further arguments. That it exists already is no failure. */
+const CREATE_NETWORK = `${FIND_INTERFACE}
+shift
+message=$(docker network create --driver macvlan --opt parent="$nic" "$@" 2>&1) && exit 0
+case $message in *"already exists"*) exit 0 ;; esac
+echo "$message" >&2
+exit 1`;
+
+/**
  * Puts the virtual address on the container's lo, entering its network namespace from the guest: the image needs no `ip`,
  * the container no NET_ADMIN. A restarted container has a new namespace without it, and would swallow the traffic that LVS
  * sends: so a loop follows its process id, which containerd keeps in a file, and costs a shell and a look a second.
  *
  * From here on the container may restart by itself; until now its end was to be seen. on-failure, not unless-stopped: after
  * a reboot of the VM, which loses the addresses, it must not come back without them.
- * $1: the container's process id, $2: the address, $3: the container's id.
+ * $1: the container's id, $2: the address.
  */
 const KEEP_VIRTUAL_ADDRESS = `set -eu
-nsenter -t "$1" -n ip address replace "$2/32" dev lo
-docker update --restart on-failure "$3" >/dev/null
+file=/run/containerd/io.containerd.runtime.v2.task/moby/$1/init.pid
+pid=$(cat "$file" 2>/dev/null || docker inspect --format '{{.State.Pid}}' "$1")
+nsenter -t "$pid" -n ip address replace "$2/32" dev lo
 keeper=/run/ciel-address.pid
 if [ -e "$keeper" ]; then kill "$(cat "$keeper")" 2>/dev/null || true; fi
 setsid sh -c '
-  last=$1
+  docker update --restart on-failure "$1"
+  last=$4
   while sleep 1; do
-    pid=$(cat "/run/containerd/io.containerd.runtime.v2.task/moby/$3/init.pid" 2>/dev/null) || continue
+    pid=$(cat "$3" 2>/dev/null) || continue
     if [ "$pid" != "$last" ] && nsenter -t "$pid" -n ip address replace "$2/32" dev lo; then last=$pid; fi
-  done' sh "$1" "$2" "$3" </dev/null >/dev/null 2>&1 &
+  done' sh "$1" "$2" "$file" "$pid" </dev/null >/dev/null 2>&1 &
 echo $! >"$keeper"`;
 
+const containerIdSchema = z.string().regex(/^[0-9a-f]{64}$/);
 const containerSchema = z.object({
-  id: z.string().regex(/^[0-9a-f]{64}$/),
+  id: containerIdSchema,
   running: z.boolean(),
   exitCode: z.int(),
-  pid: z.int().nonnegative(),
   error: z.string().max(4_096),
   replica: z.string().max(256),
 });
 type Container = z.output<typeof containerSchema>;
-const CONTAINER_FORMAT = `{"id":{{json .Id}},"running":{{.State.Running}},"exitCode":{{.State.ExitCode}},"pid":{{.State.Pid}},"error":{{json .State.Error}},"replica":{{json (or (index .Config.Labels "${REPLICA_LABEL}") "")}}}`;
+const CONTAINER_FORMAT = `{"id":{{json .Id}},"running":{{.State.Running}},"exitCode":{{.State.ExitCode}},"error":{{json .State.Error}},"replica":{{json (or (index .Config.Labels "${REPLICA_LABEL}") "")}}}`;
 const imageIdSchema = z.string().regex(/^sha256:[0-9a-f]{64}$/);
 
 export interface PullProgress {
@@ -103,37 +119,39 @@ export class GuestDocker {
     if (result.exitCode !== 0) throw this.#notReady(`set the address ${vmAddress}`, result);
   }
 
-  /** null while Docker does not answer. */
-  async version(): Promise<string | null> {
-    const result = await this.#run('docker', ['version', '--format', '{{.Server.Version}}']);
-    return result.exitCode === 0 ? result.stdout.trim() : null;
+  async answers(): Promise<boolean> {
+    return (await this.#run('sh', ['-c', DOCKER_ANSWERS])).exitCode === 0;
   }
 
-  /** The image's id; pulls it when it is missing. Final: ImageMissing, StorageFull. */
+  /**
+   * The image's id; pulls it when it is missing. Final: ImageMissing, StorageFull.
+   * Pulling first is looking first: it fetches nothing that is there, and a new VM has nothing. Each docker command costs
+   * about a second of an emulated processor.
+   */
   async install(image: string, progress: (progress: PullProgress) => void): Promise<string> {
-    const present = await this.#imageId(image);
-    if (present !== null) return present;
-    await this.#pull(image, progress);
-    const pulled = await this.#imageId(image);
-    if (pulled !== null) return pulled;
+    const failure = await this.#pull(image, progress);
+    const imageId = await this.#imageId(image);
+    if (imageId !== null) return imageId;
+    if (failure !== null) throw failure;
     throw new CielFailure(
       'GuestNotReady',
       `pulled ${image} in ${this.#where}: docker pull succeeded, but the image is not there. It is tried again.`,
     );
   }
 
-  /** The service's container, started or found; with the virtual address. Final: ContainerExited, NotOurs. */
+  /**
+   * The service's container, started or found; with the virtual address. Final: ContainerExited, NotOurs.
+   * The name decides whether there is one already, so that looking costs nothing in the usual case.
+   */
   async start(spec: ServiceSpec): Promise<string> {
-    const found = await this.#container(spec.name);
-    if (found !== null) this.#requireOurs(spec, found);
-    let container = found;
-    if (container === null || !container.running) {
-      if (container !== null) await this.#remove(container.id);
-      await this.#createNetwork();
-      container = await this.#create(spec);
-    }
-    await this.#keepVirtualAddress(spec, container);
-    return container.id;
+    await this.#createNetwork();
+    const containerId = (await this.#create(spec)) ?? (await this.#findOrReplace(spec));
+    const kept = await this.#run('sh', ['-c', KEEP_VIRTUAL_ADDRESS, 'sh', containerId, spec.virtual.address]);
+    const now = await this.#container(spec.name);
+    if (now?.id !== containerId) throw this.#notReady(`find the container ${containerId} again`, kept);
+    if (!now.running) throw await this.#exited(spec, now, kept);
+    if (kept.exitCode !== 0) throw this.#notReady(`set ${spec.virtual.address} on lo of the container`, kept);
+    return containerId;
   }
 
   /** Stops and removes the service's container. No error when there is none. */
@@ -145,7 +163,8 @@ export class GuestDocker {
     await this.#remove(container.id);
   }
 
-  async #pull(image: string, progress: (progress: PullProgress) => void): Promise<void> {
+  /** @returns why it failed. */
+  async #pull(image: string, progress: (progress: PullProgress) => void): Promise<CielFailure | null> {
     // The agent gives output at the end only, so it goes to a file that can be looked at meanwhile.
     const log = '/run/ciel-pull.log';
     let nextLook = performance.now() + PULL_PROGRESS_MS;
@@ -160,49 +179,54 @@ export class GuestDocker {
         progress(pullProgress((await this.#run('cat', [log])).stdout));
       },
     });
-    if (pull.exitCode === 0) return;
-    throw pullFailure(image, this.#where, (await this.#run('tail', ['-n', '5', log])).stdout);
+    if (pull.exitCode === 0) return null;
+    return pullFailure(image, this.#where, (await this.#run('tail', ['-n', '5', log])).stdout);
   }
 
   async #createNetwork(): Promise<void> {
     const { mac, subnet, gateway } = this.#reservation;
-    const found = await this.#run('sh', ['-c', `${FIND_INTERFACE}; echo "$nic"`, 'sh', mac]);
-    if (found.exitCode !== 0) throw this.#notReady('find the network interface', found);
-    const created = await this.#run('docker', [
-      ...['network', 'create', '--driver', 'macvlan', '--subnet', subnet],
-      ...(gateway === null ? [] : ['--gateway', gateway]),
-      ...['--opt', `parent=${found.stdout.trim()}`, NETWORK],
-    ]);
-    if (created.exitCode !== 0 && !/already exists/.test(created.stderr)) {
-      throw this.#notReady(`create the Docker network ${NETWORK} on ${subnet}`, created);
-    }
+    const options = ['--subnet', subnet, ...(gateway === null ? [] : ['--gateway', gateway]), NETWORK];
+    const created = await this.#run('sh', ['-c', CREATE_NETWORK, 'sh', mac, ...options]);
+    if (created.exitCode !== 0) throw this.#notReady(`create the Docker network ${NETWORK} on ${subnet}`, created);
   }
 
-  async #create(spec: ServiceSpec): Promise<Container> {
+  /** @returns the new container's id; null when there is one of that name. */
+  async #create(spec: ServiceSpec): Promise<string | null> {
     const { replicaId, replicaAddress } = this.#reservation;
     const run = await this.#run('docker', containerArguments(spec, replicaId, replicaAddress));
-    const container = await this.#container(spec.name);
-    if (run.exitCode === 0 && container?.running) return container;
-    if (container === null) throw this.#notReady(`create the container of ${spec.image}`, run);
-    if (run.exitCode === DAEMON_REFUSED) {
-      await this.#remove(container.id);
-      throw this.#notReady(`start the container of ${spec.image}`, run);
+    if (run.exitCode === 0) {
+      const id = containerIdSchema.safeParse(run.stdout.trim());
+      if (id.success) return id.data;
+      throw this.#notReady(`read the id of the container of ${spec.image}`, run);
     }
-    throw await this.#exited(spec, container, run);
+    if (/Conflict\. The container name/.test(run.stderr)) return null;
+    const container = await this.#container(spec.name);
+    if (container === null) throw this.#notReady(`create the container of ${spec.image}`, run);
+    if (run.exitCode !== DAEMON_REFUSED) throw await this.#exited(spec, container, run);
+    await this.#remove(container.id);
+    throw this.#notReady(`start the container of ${spec.image}`, run);
   }
 
-  async #keepVirtualAddress(spec: ServiceSpec, container: Container): Promise<void> {
-    const args = [String(container.pid), spec.virtual.address, container.id];
-    const kept = await this.#run('sh', ['-c', KEEP_VIRTUAL_ADDRESS, 'sh', ...args]);
-    const now = await this.#container(spec.name);
-    if (now === null || !now.running) throw await this.#exited(spec, now ?? container, null);
-    if (kept.exitCode !== 0) throw this.#notReady(`set ${spec.virtual.address} on lo of the container`, kept);
+  /** Of a former attempt: taken as it is when it runs. */
+  async #findOrReplace(spec: ServiceSpec): Promise<string> {
+    const found = await this.#container(spec.name);
+    if (found !== null) {
+      this.#requireOurs(spec, found);
+      if (found.running) return found.id;
+      await this.#remove(found.id);
+    }
+    const created = await this.#create(spec);
+    if (created !== null) return created;
+    throw new CielFailure(
+      'GuestNotReady',
+      `made the container "${spec.name}" in ${this.#where}, but another attempt made it in between. It is tried again.`,
+    );
   }
 
-  async #exited(spec: ServiceSpec, container: Container, run: GuestResult | null): Promise<CielFailure> {
+  async #exited(spec: ServiceSpec, container: Container, { stderr }: GuestResult): Promise<CielFailure> {
     const logs = await this.#run('docker', ['logs', '--tail', String(LOG_LINES), container.id]);
     await this.#remove(container.id);
-    const sources = [`${logs.stdout}\n${logs.stderr}`, run?.stderr ?? '', container.error];
+    const sources = [`${logs.stdout}\n${logs.stderr}`, stderr, container.error];
     const words = sources.map(quoteGuest).find((text) => text !== '');
     return new CielFailure(
       'ContainerExited',

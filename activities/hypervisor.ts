@@ -163,7 +163,7 @@ export function createHostActivities(dependencies: HostDependencies): HostActivi
           return true;
         });
         await docker.setIdentity();
-        await ready(request, 'Docker answers', until, async () => (await docker.version()) !== null);
+        await ready(request, 'Docker answers', until, () => docker.answers());
       });
     },
 

@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   convergeVirtualServer,
@@ -11,6 +12,9 @@ import { agentReach } from '../../activities/director-reach.ts';
 import { Ipvsadm } from '../../activities/ipvsadm.ts';
 import type { Libvirt } from '../../native/libvirt.ts';
 import { FakeDirector, RowsInMemory, realServer, virtualServer } from './fake-director.ts';
+
+/** The SDK logs every failure of an activity; here they are intended. */
+const quiet = { logger: new DefaultLogger('ERROR') };
 
 const VIRTUAL = '-A -t 10.0.0.10:80 -s rr';
 const REAL = '-a -t 10.0.0.10:80 -r 10.0.0.21:80 -g -w 1';
@@ -141,7 +145,7 @@ describe('watchDirector', () => {
         reports.push(`${service} ${replicaId} ${healthy}`);
       },
     };
-    const environment = new MockActivityEnvironment();
+    const environment = new MockActivityEnvironment({}, quiet);
     const watching = environment.run(createDirectorActivities(dependencies).watchDirector, { director: 'd' });
     watching.catch(() => {});
     const serving = () => (director.saved().match(/-r \S+/g) ?? []).map((word) => word.slice(3).split(':')[0]);
@@ -176,7 +180,7 @@ describe('probeReplica', () => {
       virtual: { port: 9 },
       health: { path: null, timeoutMs: 100, withinMs: 300, intervalMs: 100 },
     } as never;
-    const environment = new MockActivityEnvironment({ scheduledTimestampMs: Date.now() });
+    const environment = new MockActivityEnvironment({ scheduledTimestampMs: Date.now() }, quiet);
     const probing = environment.run(createDirectorActivities(director).probeReplica, { spec, address: '127.0.0.1' });
     await expect(probing).rejects.toMatchObject({
       failure: 'UnhealthyReplica',

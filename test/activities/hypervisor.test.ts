@@ -1,10 +1,14 @@
 import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
 import { describe, expect, it } from 'vitest';
 import { createHostActivities, hypervisorFailure } from '../../activities/hypervisor.ts';
 import type { Reservation } from '../../model/activities.ts';
 import { CielFailure } from '../../model/failures.ts';
 import { replicaIdentity } from '../../model/identity.ts';
 import { type Libvirt, LibvirtError, LibvirtStuck } from '../../native/libvirt.ts';
+
+/** The SDK logs every failure of an activity; here they are intended. */
+const quiet = { logger: new DefaultLogger('ERROR') };
 
 const installationId = '6b0b1f0e-6f5c-4a53-9a0c-0d3f1c9a7e11';
 const operation = { installationId, service: 'mosaic', operationId: 'scale-out/mosaic/1', runId: 'run-1' };
@@ -49,7 +53,7 @@ function host(metadata: string | null, options: { open?: boolean; libvirtId?: nu
   return { activities, acted };
 }
 const request = { operation, reservation };
-const run = <T>(act: () => Promise<T>): Promise<T> => new MockActivityEnvironment().run(act);
+const run = <T>(act: () => Promise<T>): Promise<T> => new MockActivityEnvironment({}, quiet).run(act);
 
 describe('ownership', () => {
   it.each([
