@@ -16,8 +16,9 @@ import { processHeartbeat } from '../../activities/heartbeat.ts';
 import { CielFailure } from '../../model/failures.ts';
 import { SEARCH_ATTRIBUTES, taskQueues, workflowIds } from '../../model/names.ts';
 import type { ServiceSpec } from '../../model/spec.ts';
-import { serviceStart } from '../../model/starts.ts';
+import { serviceStart, workflowTypes } from '../../model/starts.ts';
 import {
+  acknowledgeSignal,
   applyUpdate,
   describeOperationQuery,
   describeServiceQuery,
@@ -27,12 +28,14 @@ import {
   type ServiceDescription,
   scaleUpdate,
 } from '../../workflows/messages.ts';
+import type { ScaleOutInput } from '../../workflows/scale-out.ts';
 import {
   controlActivities,
   createWorld,
   directorActivities,
   hostActivities,
   INSTALLATION,
+  MIB,
   type OfferPressure,
   serviceSpec,
   type World,
@@ -200,6 +203,30 @@ export class ServiceUnderTest {
       `${this.world.service} has an operation in flight`,
     );
   }
+}
+
+/** A scale-out without its service, for tests of nothing but the operation: it is acknowledged before it reports. */
+export async function scaleOutAlone({ env }: StartedEnvironment, name: string, prepare: (world: World) => void) {
+  const world = createWorld(name);
+  prepare(world);
+  // As its service has applied it.
+  world.virtualServer = serviceSpec(name);
+  const size = { vcpus: 1, memoryBytes: 256 * MIB, reasons: [] };
+  const input: ScaleOutInput = {
+    installationId: INSTALLATION,
+    service: name,
+    spec: serviceSpec(name),
+    size,
+    count: 1,
+    explanation: 'a test',
+  };
+  const handle = await env.client.workflow.signalWithStart(workflowTypes.scaleOut, {
+    workflowId: workflowIds.scaleOut(name, 1),
+    taskQueue: taskQueues.control,
+    args: [input],
+    signal: acknowledgeSignal,
+  });
+  return { world, report: handle.result() as Promise<OperationReport> };
 }
 
 /** Polls, because what is waited for is visible by query only. */

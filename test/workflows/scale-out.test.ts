@@ -17,6 +17,7 @@ import {
   refusalOf,
   ServiceUnderTest,
   type StartedEnvironment,
+  scaleOutAlone,
   startEnvironment,
   until,
 } from './environment.ts';
@@ -110,20 +111,18 @@ describe.concurrent('a scale-out', () => {
     ['convergeVirtualServer', 'before'],
   ];
   it.each(STEPS)('leaves nothing behind when %s fails %s its effect (invariant 3)', async (name, when) => {
-    const service = await ServiceUnderTest.applied(environment, `fail-${name.toLowerCase()}-${when}`);
     const fail = () => {
       throw new CielFailure('StorageFull', 'no space left');
     };
-    service.world.once(name, fail, when);
-    if (name === 'cloneDisk') service.world.once(name, fail, when); // its first attempt is on trial only
-    const { outcome, message } = await service.scaled('out');
-    expect(outcome).toBe('undone');
-    expect(message).toBe('no space left');
-    expect(service.world.left).toEqual([]);
-    expect(service.world.violations).toEqual([]);
-    expect(service.world.openOperations).toEqual([]);
-    expect((await service.describe()).replicas.map(({ kind }) => kind)).toEqual(['adopted']);
-    expect([...service.world.inLvs.values()].map(({ address }) => address)).toEqual(['10.0.0.21']);
+    const { world, report } = await scaleOutAlone(environment, `fail-${name.toLowerCase()}-${when}`, (fresh) => {
+      fresh.once(name, fail, when);
+      if (name === 'cloneDisk') fresh.once(name, fail, when); // its first attempt is on trial only
+    });
+    expect(await report).toMatchObject({ outcome: 'undone', message: 'no space left', replicas: [] });
+    expect(world.left).toEqual([]);
+    expect(world.inLvs.size).toBe(0);
+    expect(world.violations).toEqual([]);
+    expect(world.openOperations).toEqual([]);
   });
 
   it('undoes newest first, and shows what was undone', async () => {
