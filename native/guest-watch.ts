@@ -26,7 +26,7 @@ export interface WatchedVm {
 }
 
 const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 10_000;
+const LONGEST_PAUSE_MS = 5_000;
 /** A QEMU younger than this without a kernel in its RAM is booting; older, it runs something else. */
 const BOOT_MS = 90_000;
 /** The clock is judged over at least this long: an idle guest ticks seldom. */
@@ -48,6 +48,8 @@ export class GuestWatch {
   #previous: VmIntrospection | null = null;
   /** When the guest's clock was last seen to move. */
   #clock: Clock | null = null;
+  /** A kernel that was found dead: as long as its memory reads like this, it is dead still. */
+  #dead: { readonly guestBoot: string; readonly jiffies: bigint } | null = null;
   #failure: { reading: Reading<never>; retryAtMs: number; pauseMs: number } | null = null;
 
   constructor(vm: WatchedVm, cacheDirectory: string | null) {
@@ -70,9 +72,14 @@ export class GuestWatch {
   async sample(): Promise<Reading<VmIntrospection>> {
     if (!this.#guest) {
       if (this.#failure && performance.now() < this.#failure.retryAtMs) return this.#failure.reading;
-      const failure = await this.#attach('cached');
+      // What the cache file describes may be the dead kernel, whose memory proves itself to this day.
+      const failure = await this.#attach(this.#dead ? 'fresh' : 'cached');
       if (failure) return failure;
     }
+    return this.#sampleAttached('may attach again');
+  }
+
+  async #sampleAttached(how: 'may attach again' | 'has attached again'): Promise<Reading<VmIntrospection>> {
     try {
       return await this.#judge(this.#read());
     } catch (error) {
@@ -84,8 +91,8 @@ export class GuestWatch {
       }
       if (error.reason !== 'Stale') return unavailable(error.reason, error.message);
       this.close();
-      const failure = await this.#attach('fresh');
-      return failure ?? (await this.sample());
+      if (how === 'has attached again') return this.#fail(unavailable('Stale', error.message));
+      return (await this.#attach('fresh')) ?? (await this.#sampleAttached('has attached again'));
     }
   }
 
@@ -99,6 +106,13 @@ export class GuestWatch {
   /** Whether the kernel that was read still runs. */
   async #judge(sample: VmIntrospection): Promise<Reading<VmIntrospection>> {
     const cpuNanoseconds = (await processCpuNanoseconds(this.#process?.pid ?? 0)) ?? 0n;
+    if (this.#dead?.guestBoot === sample.guestBoot && this.#dead.jiffies === sample.jiffies) {
+      this.close();
+      return this.#fail(
+        unavailable('Stale', `${sample.kernelRelease} has stopped running and is still the kernel in RAM`),
+      );
+    }
+    this.#dead = null;
     const before = this.#clock;
     if (!before || before.jiffies !== sample.jiffies) {
       this.#clock = { jiffies: sample.jiffies, atNanoseconds: sample.atNanoseconds, cpuNanoseconds };
@@ -112,8 +126,10 @@ export class GuestWatch {
     const oldBoot = sample.guestBoot;
     this.close();
     const failure = await this.#attach('fresh');
-    if (!failure && this.#guest && (this.#guest as Guest).report.guestBoot !== oldBoot) return this.sample();
+    if (!failure && (this.#guest as Guest | null)?.report.guestBoot !== oldBoot)
+      return this.#sampleAttached('has attached again');
     this.close();
+    this.#dead = { guestBoot: oldBoot, jiffies: sample.jiffies };
     const message = `the clock of ${sample.kernelRelease} has stood still for ${Number(passed / 1_000_000n)} ms while its VM used CPU, and its RAM holds no other running kernel`;
     return this.#fail(unavailable('Stale', message));
   }
