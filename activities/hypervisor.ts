@@ -236,7 +236,9 @@ export function createHostActivities(dependencies: HostDependencies): HostActivi
       return await act();
     } catch (error) {
       if (error instanceof LibvirtStuck || error instanceof LibvirtError) {
-        throw hypervisorFailure(`wanted to ${verb} VM ${reservation.vmName} on host "${host.name}"`, error);
+        const { vmName, template } = reservation;
+        const tried = `wanted to ${verb} VM ${vmName} (template "${template}") on host "${host.name}"`;
+        throw hypervisorFailure(tried, error);
       }
       throw error;
     }

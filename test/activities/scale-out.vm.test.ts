@@ -128,7 +128,7 @@ describe('bad input, before anything is there', () => {
       'an unknown machine',
       (xml) => xml.replace("machine='q35'", "machine='abacus'"),
       'TemplateBroken',
-      /schema|machine/,
+      /template "minimal"/,
     ],
     ['an unknown element', (xml) => xml.replace('<os>', '<nonsense/><os>'), 'TemplateBroken', /nonsense|schema/],
     ['no XML', () => 'hello', 'TemplateBroken', /domain\.xml/],
