@@ -118,7 +118,14 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
       const isWanted = (role: string) => options.role === undefined || options.role.includes(role);
       if (isWanted('control')) parts.role('control', roleEnv);
       say(`ready: state in ${state}, logs in ${join(state, 'logs')}`);
-      if (options.config !== undefined) await apply(options.config, state, roleEnv, say, signal);
+      // Beside the roles that it makes necessary: a service's apply waits for its director's.
+      let applying: Promise<void> | null = null;
+      if (options.config !== undefined) {
+        applying = apply(options.config, state, roleEnv, say, signal).then(() => {
+          applying = null;
+        });
+        applying.catch(() => {}); // Heard below.
+      }
       while (!signal.aborted) {
         // An outage of the database is its supervisor's; roles go on meanwhile, and nothing is to be added.
         const configuration = await readConfiguration(store).catch(() => null);
@@ -127,7 +134,8 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
           ...(configuration?.directors ?? []).map(({ name }) => `director=${name}`),
         ];
         for (const role of roles) if (isWanted(role)) parts.role(role, roleEnv);
-        await sleep(READ_CONFIGURATION_EVERY_MS, undefined, { signal }).catch(() => {});
+        const pause = sleep(READ_CONFIGURATION_EVERY_MS, undefined, { signal }).catch(() => {});
+        await Promise.race([pause, applying ?? pause]);
       }
     } finally {
       await store.destroy();
