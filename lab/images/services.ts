@@ -52,7 +52,7 @@ const SERVICES: Readonly<Record<ServiceName, ServiceImage>> = {
     proof: ['/usr/sbin/apache2', '-f', '/etc/apache2/mosaic.conf', '-t'],
     finish: keepLoadedPython,
     command: ['/usr/sbin/apache2', '-f', '/etc/apache2/mosaic.conf', '-DFOREGROUND'],
-    environment: { PATH, PYTHONDONTWRITEBYTECODE: '1' },
+    environment: { PATH, LANG: 'C.UTF-8', PYTHONDONTWRITEBYTECODE: '1' },
     port: 80,
   },
   nginx: {
@@ -167,7 +167,7 @@ const insideTree = (tree: string, path: string) => realpath(join(tree, path));
  */
 async function keepLoadedPython(tree: string): Promise<readonly string[]> {
   const serveOnce = [
-    'import sys, encodings.idna, logging, traceback, wsgiref.util, mosaic',
+    'import sys, encodings.ascii, encodings.idna, encodings.latin_1, logging, traceback, wsgiref.util, mosaic',
     'environ = {}',
     'wsgiref.util.setup_testing_defaults(environ)',
     'assert next(iter(mosaic.application(environ, lambda *_: None)))[:4] == b"\\x89PNG"',
@@ -176,7 +176,7 @@ async function keepLoadedPython(tree: string): Promise<readonly string[]> {
     '    if path: print(path)',
   ].join('\n');
   const { stdout } = await execa('chroot', [tree, '/usr/bin/python3.11', '-c', serveOnce], {
-    env: { PYTHONPATH: '/srv/mosaic' },
+    env: { PYTHONPATH: '/srv/mosaic', PYTHONDONTWRITEBYTECODE: '' },
   });
   await rm(join(tree, 'srv/mosaic/__pycache__'), { recursive: true, force: true });
   const loaded = new Set(stdout.split('\n'));
