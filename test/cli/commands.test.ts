@@ -2,10 +2,11 @@
  * The commands against a real Temporal dev server and a real PostgreSQL, with the workflows as shipped; only what the
  * activities do to hosts and directors is a world in memory, as in the tests of the workflows.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { msToTs } from '@temporalio/common/lib/time.js';
+import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { Status } from '../../cli/status.ts';
 import { connectTemporal } from '../../cli/temporal.ts';
@@ -18,9 +19,9 @@ import { recordDecision } from '../../store/decisions.ts';
 import { saveContainers, saveVms } from '../../store/observations.ts';
 import { closeOperation, openOperation, recordStep } from '../../store/operations.ts';
 import { saveReplicas } from '../../store/replicas.ts';
-import { pauseUpdate } from '../../workflows/messages.ts';
+import { describeServiceQuery, pauseUpdate, type ServiceDescription } from '../../workflows/messages.ts';
 import { type StoreForTest, startStoreForTest } from '../store/store-for-test.ts';
-import { type StartedEnvironment, startEnvironment } from '../workflows/environment.ts';
+import { type StartedEnvironment, startEnvironment, temporalBinary } from '../workflows/environment.ts';
 import { createWorld, INSTALLATION, serviceSpec } from '../workflows/world.ts';
 import { ciel, type Ran } from './recorded-terminal.ts';
 
@@ -330,6 +331,39 @@ describe('what the store tells', () => {
     expect(await json('monitor', 'stop', 'shop-stored')).toMatchObject({ vms: [{ outcome: 'stopped' }] });
     expect(await json('monitor', 'stop', 'shop-stored')).toMatchObject({ vms: [{ outcome: 'was not watched' }] });
   });
+});
+
+describe("Temporal's own command line", () => {
+  it('does what docs/how-to/temporal-cli.md shows', async () => {
+    const world = createWorld('mosaic');
+    await run('apply', '-f', await fileWith('mosaic'));
+    const page = await readFile(join(import.meta.dirname, '../../docs/how-to/temporal-cli.md'), 'utf8');
+    const commands = page.split('\n').filter((line) => line.startsWith('temporal workflow '));
+    expect(commands.length).toBeGreaterThan(8);
+    for (const command of commands) {
+      // As a shell splits them: the page quotes by ' only.
+      const words = [...command.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
+      const isScaling = command.includes('--name scale');
+      const result = await execa(temporalBinary(), [...words.slice(1), '--address', temporal.env.address], {
+        reject: false,
+      });
+      expect(result.exitCode, `${command}\n${result.stderr}`).toBe(0);
+      if (command.includes('pauseService')) expect((await describeService()).paused).toBe('network works');
+      if (isScaling) {
+        const wanted = command.includes('"out"') ? 2 : 1;
+        const settled = async () => {
+          const { operationInFlight, replicas } = await describeService();
+          expect([operationInFlight, replicas.length]).toEqual([null, wanted]);
+        };
+        await vi.waitFor(settled, { timeout: 60_000, interval: 300 });
+      }
+    }
+    expect(world.calls.filter((call) => call === 'startVm')).toHaveLength(1);
+  }, 120_000);
+
+  function describeService(): Promise<ServiceDescription> {
+    return temporal.env.client.workflow.getHandle(workflowIds.service('mosaic')).query(describeServiceQuery);
+  }
 });
 
 describe('a workflow that does not answer', () => {
