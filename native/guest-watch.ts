@@ -3,7 +3,7 @@
  * longer the one in the RAM.
  *
  *   no handle ──attach──▶ attached ──sample──▶ attached
- *       ▲  ▲                │  Stale: another boot, or its kernel is gone ─▶ detach, attach at once without the cache
+ *       ▲  ▲                │  Stale, or failing again and again ─▶ detach, attach at once without the cache
  *       │  └──── ProcessGone┘
  *       └ a failed attach is repeated after a pause that doubles
  *
@@ -29,6 +29,8 @@ const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 5_000;
 /** A QEMU younger than this without a kernel in its RAM is booting; older, it runs something else. */
 const BOOT_MS = 90_000;
+/** Samples of an attached guest that failed one after the other, until its kernel is looked for anew. */
+const DISTRUSTED_AFTER = 3;
 /** The clock is judged over at least this long: an idle guest ticks seldom. */
 const STANDSTILL_NS = 1_500_000_000n;
 /** QEMU itself uses a little CPU for a guest that does nothing. */
@@ -50,6 +52,7 @@ export class GuestWatch {
   #clock: Clock | null = null;
   /** A kernel that was found dead: as long as its memory reads like this, it is dead still. */
   #dead: { readonly guestBoot: string; readonly jiffies: bigint } | null = null;
+  #failuresInARow = 0;
   #failure: { reading: Reading<never>; retryAtMs: number; pauseMs: number } | null = null;
 
   constructor(vm: WatchedVm, cacheDirectory: string | null) {
@@ -73,7 +76,7 @@ export class GuestWatch {
     if (!this.#guest) {
       if (this.#failure && performance.now() < this.#failure.retryAtMs) return this.#failure.reading;
       // What the cache file describes may be the dead kernel, whose memory proves itself to this day.
-      const failure = await this.#attach(this.#dead ? 'fresh' : 'cached');
+      const failure = await this.#attach(this.#dead || this.#failuresInARow > 0 ? 'fresh' : 'cached');
       if (failure) return failure;
     }
     return this.#sampleAttached('may attach again');
@@ -89,9 +92,11 @@ export class GuestWatch {
         this.#process = null;
         return unavailable('ProcessGone', error.message);
       }
-      if (error.reason !== 'Stale') return unavailable(error.reason, error.message);
+      // A tree that changed under the walk reads well the next time; one whose memory another kernel has taken does not.
+      if (error.reason !== 'Stale' && ++this.#failuresInARow < DISTRUSTED_AFTER)
+        return unavailable(error.reason, error.message);
       this.close();
-      if (how === 'has attached again') return this.#fail(unavailable('Stale', error.message));
+      if (how === 'has attached again') return this.#fail(unavailable(error.reason, error.message));
       return (await this.#attach('fresh')) ?? (await this.#sampleAttached('has attached again'));
     }
   }
@@ -100,6 +105,7 @@ export class GuestWatch {
     if (!this.#guest) throw new Error('not attached');
     const sample = keepMonotonic(this.#previous, this.#guest.sample());
     this.#previous = sample;
+    this.#failuresInARow = 0;
     return sample;
   }
 
