@@ -5,11 +5,12 @@
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { bundleWorkflowCode } from '@temporalio/worker';
+import { bundleWorkflowCode, DefaultLogger } from '@temporalio/worker';
 
 /** Beside the built workflows: .js there, .ts in the sources. */
 const built = fileURLToPath(new URL('./index.js', import.meta.url));
 const { code } = await bundleWorkflowCode({
+  logger: new DefaultLogger('WARN'),
   workflowsPath: existsSync(built) ? built : fileURLToPath(new URL('./index.ts', import.meta.url)),
 });
 await writeFile(fileURLToPath(new URL('../workflow-bundle.js', import.meta.url)), code);
