@@ -65,3 +65,13 @@ $(BUILD)/llview-test/behaviour-views.o: $(BUILD)/llview-test/behaviour-views.bc 
 $(BUILD)/llview-test/%.bc: $(LLVIEW)/test/%.c $(LLVIEW)/test/records.h $(VIEW_HEADERS) $(LLVIEW)/views.mk
 	@mkdir -p $(@D)
 	$(CLANG) $(VIEW_FLAGS) -I$(MAPPER) -c $< -o $@
+
+# --- tests of the views, on a made-up guest -------------------------------------------------------------------------------
+
+.PHONY: check-views
+check: check-views
+check-views: $(BUILD)/views-test
+	$<
+
+$(BUILD)/views-test: $(LLVIEW)/../../test/native/views.c $(LLVIEW)/../../test/native/test.h $(BUILD)/views.o
+	$(CLANG) -std=gnu17 -g -O2 -Wall -Wextra -Werror -I$(MAPPER) $(filter %.c %.o,$^) -o $@

@@ -28,6 +28,15 @@ struct items {
 	s64 pages[ITEMS];
 };
 
+/*
+ * A number that stands for a sequence of counters. Not their sum: these go up and down, and what a flush takes from one it
+ * adds to another.
+ */
+static inline void mix(u64 *number, s64 counter)
+{
+	*number = *number * 0x9e3779b97f4a7c15ull + (u64)counter;
+}
+
 /* What has not been flushed into the top's state: added to `items`; and a number that a flush changes. */
 static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, struct items *items,
 			 u64 *flushed)
@@ -44,14 +53,14 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 			u64 position = host_at(items->position, item);
 			s64 pending = totals->state_pending[position];
 
-			*flushed += (u64)pending;
+			mix(flushed, pending);
 			host_at(items->pages, item) += pending;
 			for (u64 i = 0; i < kernel->cpu_count; i++) {
 				struct memcg_vmstats_percpu GUEST *here =
 					per_cpu_ptr(counters, host_at(kernel->offset, i));
 				s64 before = here->state_prev[position];
 
-				*flushed += (u64)before;
+				mix(flushed, before);
 				host_at(items->pages, item) += here->state[position] - before;
 			}
 		}

@@ -1,0 +1,754 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The views on a made-up guest: a small cgroup tree, laid out as no real kernel does, with a g_map() that lets the guest
+ * act between any two loads.
+ *
+ * So flushes are tried exhaustively: one that happens as a whole before each load, and one that stops half-way — after
+ * each of its stores, before each load — and goes on before each later load. Whatever happens, a figure is exact or is
+ * said to have changed.
+ */
+#include <stddef.h>
+
+#include "test.h"
+#include "view-runtime.h"
+#include "views/views.h"
+
+typedef uint64_t u64;
+typedef uint32_t u32;
+
+/* --- the guest's layout ---------------------------------------------------------------------------------------------- */
+
+enum { CPUS = 2, PER_CPU_STRIDE = 0x800, ONLINE = 1 << 7, ITEMS = 4 };
+
+struct list {
+	u64 previous, next;
+};
+struct css {
+	u32 flags;
+	u64 serial;
+	struct list children, sibling;
+	u64 cgroup, ss;
+};
+struct times {
+	u64 usage, stime, utime;
+};
+struct cgroup {
+	u64 kn, rstat_cpu, rstat_base_cpu;
+	u64 subsys[6];
+	struct times last_bstat, bstat, shown;
+	struct css self;
+};
+struct rstat_cpu {
+	struct times last, now;
+};
+struct counters { /* memcg_vmstats */
+	u64 pending[ITEMS], state[ITEMS];
+};
+struct counters_cpu { /* memcg_vmstats_percpu */
+	u64 previous[ITEMS], state[ITEMS];
+};
+struct memory {
+	u64 usage, max, swap, vmstats, vmstats_percpu;
+	struct css css;
+};
+struct iostat {
+	u64 ios[2], bytes[2];
+};
+struct iostats {
+	struct iostat last, now;
+};
+struct group { /* blkcg_gq */
+	u64 queue, node, iostat_cpu;
+	uint8_t online;
+	struct iostats iostat;
+};
+struct io {
+	u64 first;
+	struct css css;
+};
+struct disk {
+	u32 minor, major;
+	char name[32];
+};
+struct tasks {
+	u64 limit, count;
+	struct css css;
+};
+
+enum { MEMORY = 3, IO = 1, PIDS = 4, CPU = 2 };
+enum { READ = 1, WRITE = 0 };
+
+#define OFFSET(record, path, type, member) \
+	{ CIEL_SLOT_FIELD_OFFSET, record, path, offsetof(struct type, member), sizeof(((struct type *)0)->member) }
+
+static const struct fact {
+	u32 kind;
+	const char *record, *path;
+	u64 value;
+	u32 size;
+} layout[] = {
+	OFFSET("cgroup", "kn", cgroup, kn),
+	OFFSET("cgroup", "rstat_cpu", cgroup, rstat_cpu),
+	OFFSET("cgroup", "subsys[0]", cgroup, subsys[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "cgroup", "subsys", 8, 0 },
+	OFFSET("cgroup", "last_bstat", cgroup, last_bstat),
+	OFFSET("cgroup", "bstat", cgroup, bstat),
+	OFFSET("cgroup", "prev_cputime.utime", cgroup, shown.utime),
+	OFFSET("cgroup", "prev_cputime.stime", cgroup, shown.stime),
+	OFFSET("cgroup", "self", cgroup, self),
+	OFFSET("cgroup", "self.serial_nr", cgroup, self.serial),
+	OFFSET("cgroup_root", "cgrp", cgroup, kn),
+	OFFSET("cgroup_root", "cgrp.self", cgroup, self),
+	OFFSET("cgroup_root", "cgrp.self.cgroup", cgroup, self.cgroup),
+	OFFSET("cgroup_subsys_state", "flags", css, flags),
+	OFFSET("cgroup_subsys_state", "serial_nr", css, serial),
+	OFFSET("cgroup_subsys_state", "children", css, children),
+	OFFSET("cgroup_subsys_state", "children.next", css, children.next),
+	OFFSET("cgroup_subsys_state", "sibling", css, sibling),
+	OFFSET("cgroup_subsys_state", "sibling.next", css, sibling.next),
+	OFFSET("cgroup_subsys_state", "cgroup", css, cgroup),
+	OFFSET("cgroup_base_stat", "cputime.sum_exec_runtime", times, usage),
+	OFFSET("cgroup_base_stat", "cputime.utime", times, utime),
+	OFFSET("cgroup_base_stat", "cputime.stime", times, stime),
+	OFFSET("cgroup_rstat_cpu", "bstat", rstat_cpu, now),
+	OFFSET("cgroup_rstat_cpu", "last_bstat", rstat_cpu, last),
+	OFFSET("kernfs_node", "id", list, previous),
+	OFFSET("kernfs_node", "name", list, next),
+	OFFSET("mem_cgroup", "css", memory, css),
+	OFFSET("mem_cgroup", "memory.usage.counter", memory, usage),
+	OFFSET("mem_cgroup", "memory.max", memory, max),
+	OFFSET("mem_cgroup", "swap.usage.counter", memory, swap),
+	OFFSET("mem_cgroup", "vmstats", memory, vmstats),
+	OFFSET("mem_cgroup", "vmstats_percpu", memory, vmstats_percpu),
+	OFFSET("memcg_vmstats", "state[0]", counters, state[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "memcg_vmstats", "state", 8, 0 },
+	OFFSET("memcg_vmstats", "state_pending[0]", counters, pending[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "memcg_vmstats", "state_pending", 8, 0 },
+	OFFSET("memcg_vmstats_percpu", "state[0]", counters_cpu, state[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "memcg_vmstats_percpu", "state", 8, 0 },
+	OFFSET("memcg_vmstats_percpu", "state_prev[0]", counters_cpu, previous[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "memcg_vmstats_percpu", "state_prev", 8, 0 },
+	OFFSET("blkcg", "css", io, css),
+	OFFSET("blkcg", "blkg_list.first", io, first),
+	OFFSET("blkcg_gq", "q", group, queue),
+	OFFSET("blkcg_gq", "blkcg_node", group, node),
+	OFFSET("blkcg_gq", "online", group, online),
+	OFFSET("blkcg_gq", "iostat_cpu", group, iostat_cpu),
+	OFFSET("blkcg_gq", "iostat.cur", group, iostat.now),
+	OFFSET("blkcg_gq", "iostat.last", group, iostat.last),
+	OFFSET("blkg_iostat_set", "cur", iostats, now),
+	OFFSET("blkg_iostat_set", "last", iostats, last),
+	OFFSET("blkg_iostat", "bytes[0]", iostat, bytes[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "blkg_iostat", "bytes", 8, 0 },
+	OFFSET("blkg_iostat", "ios[0]", iostat, ios[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "blkg_iostat", "ios", 8, 0 },
+	{ CIEL_SLOT_FIELD_OFFSET, "hlist_node", "next", 0, 8 },
+	{ CIEL_SLOT_FIELD_OFFSET, "request_queue", "disk", 0, 8 },
+	OFFSET("gendisk", "major", disk, major),
+	OFFSET("gendisk", "first_minor", disk, minor),
+	OFFSET("gendisk", "disk_name[0]", disk, name[0]),
+	OFFSET("pids_cgroup", "css", tasks, css),
+	OFFSET("pids_cgroup", "counter.counter", tasks, count),
+	{ CIEL_SLOT_FIELD_OFFSET, "task_struct", "comm[0]", 0, 1 },
+	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.nodename[0]", 0, 1 },
+	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.release[0]", 65, 1 },
+	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.version[0]", 130, 1 },
+	{ CIEL_SLOT_FIELD_EXISTS, "cgroup", "rstat_base_cpu", 0, 0 },
+	{ CIEL_SLOT_FIELD_EXISTS, "cgroup_subsys", "rstat_ss_lock", 0, 0 },
+	{ CIEL_SLOT_FIELD_EXISTS, "kernfs_node", "id.id", 0, 0 },
+	{ CIEL_SLOT_FIELD_EXISTS, "mem_cgroup", "vmstats.state", 0, 0 },
+	{ CIEL_SLOT_FIELD_EXISTS, "mem_cgroup", "vmstats[0].counter", 0, 0 },
+	{ CIEL_SLOT_TYPE_SIZE, "cpumask", "", 16, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "", "CSS_ONLINE", ONLINE, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "cgroup_subsys_id", "cpu_cgrp_id", CPU, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "cgroup_subsys_id", "memory_cgrp_id", MEMORY, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "cgroup_subsys_id", "io_cgrp_id", IO, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "cgroup_subsys_id", "pids_cgrp_id", PIDS, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "blkg_iostat_type", "BLKG_IOSTAT_READ", READ, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "blkg_iostat_type", "BLKG_IOSTAT_WRITE", WRITE, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_ANON_MAPPED", 2, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_FILE_PAGES", 0, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_SWAPCACHE", 3, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_INACTIVE_FILE", 1, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "memcg_stat_item", "MEMCG_NR_STAT", ITEMS, 0 },
+};
+
+/* --- the guest's memory ---------------------------------------------------------------------------------------------- */
+
+#define BASE 0xffff888000000000ull
+
+/* One cgroup with all its controllers. The per-CPU parts are those of CPU 0; CPU 1's are PER_CPU_STRIDE further. */
+struct family {
+	struct cgroup cgroup;
+	struct memory memory;
+	struct counters counters;
+	struct io io;
+	struct group group;
+	struct tasks tasks;
+	struct list kernfs;
+	char name[40];
+};
+struct per_cpu {
+	struct rstat_cpu rstat[3];
+	struct counters_cpu counters[3];
+	struct iostats iostats[3];
+	uint8_t unused[PER_CPU_STRIDE - 3 * (sizeof(struct rstat_cpu) + sizeof(struct counters_cpu) + sizeof(struct iostats))];
+};
+_Static_assert(sizeof(struct per_cpu) == PER_CPU_STRIDE, "the offset of a CPU");
+
+enum { ROOT, TOP, CHILD, FAMILIES };
+
+static struct guest {
+	struct family family[FAMILIES];
+	struct per_cpu per_cpu[CPUS];
+	struct disk disk;
+	u64 queue;
+	u64 per_cpu_offset[128], possible_mask[2];
+	u32 nr_cpu_ids, lock;
+	u64 jiffies;
+	char task[16], names[195];
+	uint8_t table[ITEMS];
+} guest;
+
+static u64 at(const void *place)
+{
+	return BASE + (u64)((const uint8_t *)place - (const uint8_t *)&guest);
+}
+
+static struct ciel_slot slots[512];
+static struct ciel_view_context context;
+_Thread_local struct ciel_view_context *ciel_view;
+
+static struct ciel_slot *slot(u32 kind, const char *record, const char *path)
+{
+	for (u32 i = 0; i < ciel_view_slot_count; i++)
+		if (ciel_view_slots[i].kind == kind && !strcmp(ciel_view_slots[i].record, record) &&
+		    !strcmp(ciel_view_slots[i].path, path))
+			return &slots[i];
+	fprintf(stderr, "no view asks for %s.%s\n", record, path);
+	exit(1);
+}
+
+static void symbol(const char *name, const void *place)
+{
+	*slot(CIEL_SLOT_SYMBOL, "", name) = (struct ciel_slot){ .value = at(place), .available = 1 };
+}
+
+/* --- what the guest does between two loads --------------------------------------------------------------------------- */
+
+static u32 loads, refreshes;
+static void (*before_load)(u32 number);
+
+int g_burn(void)
+{
+	if (context.fuel-- > 0)
+		return 1;
+	context.fuel = 0;
+	context.error = CIEL_VIEW_FUEL;
+	return 0;
+}
+
+const volatile void *g_map(uint64_t address, uint32_t size)
+{
+	if (!g_burn())
+		return NULL;
+	if (before_load)
+		before_load(loads);
+	loads++;
+	if (address < BASE || address - BASE > sizeof(guest) - size) {
+		context.error = CIEL_VIEW_FAULT;
+		context.error_address = address;
+		return NULL;
+	}
+	return (const uint8_t *)&guest + (address - BASE);
+}
+
+void g_refresh(void)
+{
+	refreshes++;
+}
+
+void g_no_slot(uint32_t missing)
+{
+	context.error = CIEL_VIEW_NO_SLOT;
+	context.error_slot = missing;
+}
+
+int g_string(char *destination, uint32_t capacity, uint64_t address)
+{
+	for (u32 i = 0; i < capacity; i++) {
+		const volatile char *from = g_map(address + i, 1);
+		if (!from)
+			return context.error;
+		destination[i] = *from;
+		if (!destination[i])
+			return (int)i;
+	}
+	destination[capacity - 1] = '\0';
+	return context.error = CIEL_VIEW_LIMIT;
+}
+
+/* --- a fresh guest --------------------------------------------------------------------------------------------------- */
+
+static struct view_kernel kernel;
+
+static void link_css(struct css *css, struct css *parent, struct cgroup *cgroup, u64 serial)
+{
+	css->flags = ONLINE;
+	css->serial = serial;
+	css->cgroup = at(cgroup);
+	/* Lists run through their `next` members' record: a list_head begins where `previous` is. */
+	css->children.next = at(&css->children);
+	css->sibling.next = parent ? at(&parent->children) : 0;
+	if (parent)
+		parent->children.next = at(&css->sibling);
+}
+
+static void set_up(void)
+{
+	memset(&guest, 0, sizeof(guest));
+	memset(slots, 0, sizeof(slots));
+	context = (struct ciel_view_context){ .slots = slots, .fuel = 100000 };
+	ciel_view = &context;
+	before_load = NULL;
+	loads = refreshes = 0;
+	for (size_t i = 0; i < sizeof(layout) / sizeof(layout[0]); i++)
+		*slot(layout[i].kind, layout[i].record, layout[i].path) =
+			(struct ciel_slot){ .value = layout[i].value, .size = layout[i].size, .available = 1 };
+	/* A list_head pointer points at the whole record; its `next` is behind `previous`. */
+	*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_subsys_state", "children.next") =
+		(struct ciel_slot){ .value = offsetof(struct css, children.next), .size = 8, .available = 1 };
+
+	symbol("cgrp_dfl_root", &guest.family[ROOT].cgroup);
+	symbol("init_task", guest.task);
+	symbol("init_uts_ns", guest.names);
+	symbol("jiffies_64", &guest.jiffies);
+	symbol("__cpu_possible_mask", guest.possible_mask);
+	symbol("__per_cpu_offset", guest.per_cpu_offset);
+	symbol("cgroup_rstat_lock", &guest.lock);
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "cgroup_rstat_lock")->value = 1;
+	strcpy(guest.task, "swapper/0");
+	strcpy(guest.names, "node");
+	strcpy(guest.names + 65, "6.1.0-made-up");
+	strcpy(guest.names + 130, "#1");
+	guest.jiffies = 4294937296;
+	guest.possible_mask[0] = 1ull << 1 | 1ull << 63; /* CPUs 1 and 63: numbers have gaps */
+	guest.per_cpu_offset[63] = PER_CPU_STRIDE;
+	memset(guest.per_cpu_offset, 0xee, 8); /* CPU 0 is impossible: junk */
+
+	static const char *const names[] = { "", "docker", "0123456789abcdef" };
+	for (int i = 0; i < FAMILIES; i++) {
+		struct family *family = &guest.family[i], *parent = i ? &guest.family[i - 1] : NULL;
+		u64 serial = i ? 100 + (u64)i * 10 : 0;
+
+		strcpy(family->name, names[i]);
+		family->kernfs = (struct list){ .previous = 1000 + (u64)i, .next = at(family->name) };
+		family->cgroup.kn = at(&family->kernfs);
+		family->cgroup.rstat_cpu = at(&guest.per_cpu[0].rstat[i]);
+		family->cgroup.subsys[MEMORY] = at(&family->memory.css);
+		family->cgroup.subsys[IO] = at(&family->io.css);
+		family->cgroup.subsys[PIDS] = at(&family->tasks.css);
+		family->memory.vmstats = at(&family->counters);
+		family->memory.vmstats_percpu = at(&guest.per_cpu[0].counters[i]);
+		family->io.first = at(&family->group.node);
+		family->group.queue = at(&guest.queue);
+		family->group.iostat_cpu = at(&guest.per_cpu[0].iostats[i]);
+		family->group.online = 1;
+		link_css(&family->cgroup.self, parent ? &parent->cgroup.self : NULL, &family->cgroup, serial);
+		link_css(&family->memory.css, parent ? &parent->memory.css : NULL, &family->cgroup, serial + 1);
+		link_css(&family->io.css, parent ? &parent->io.css : NULL, &family->cgroup, serial + 2);
+		link_css(&family->tasks.css, parent ? &parent->tasks.css : NULL, &family->cgroup, serial + 3);
+	}
+	guest.queue = at(&guest.disk);
+	guest.disk = (struct disk){ .major = 254, .minor = 16, .name = "vdb" };
+	CHECK_EQUAL(view_kernel(&kernel), 0);
+	loads = refreshes = 0;
+}
+
+/* Counts that are flushed in part; on every CPU of top and child. */
+static void count(void)
+{
+	for (int cpu = 0; cpu < CPUS; cpu++) {
+		for (int i = TOP; i <= CHILD; i++) {
+			u64 n = 1000 * (u64)(cpu + 1) + 100 * (u64)i;
+			struct per_cpu *here = &guest.per_cpu[cpu];
+
+			here->rstat[i].now = (struct times){ n + 7, n / 3, n / 2 };
+			here->rstat[i].last = (struct times){ n, n / 3 - 5, n / 2 - 3 };
+			for (int item = 0; item < ITEMS; item++) {
+				here->counters[i].state[item] = n + 9 - 2 * (u64)item;
+				here->counters[i].previous[item] = n;
+			}
+			here->iostats[i].now = (struct iostat){ { n + 1, n + 2 }, { n * 512, n * 1024 } };
+			here->iostats[i].last = (struct iostat){ { n, n }, { n * 512 - 512, n * 1024 - 4096 } };
+		}
+	}
+	guest.family[TOP].cgroup.bstat = (struct times){ 50000, 20000, 30000 };
+	guest.family[CHILD].cgroup.bstat = (struct times){ 4000, 1500, 2500 };
+	guest.family[CHILD].cgroup.last_bstat = (struct times){ 3900, 1480, 2420 }; /* 100 not handed up yet */
+	for (int item = 0; item < ITEMS; item++) {
+		guest.family[TOP].counters.state[item] = 5000 + (u64)item;
+		guest.family[TOP].counters.pending[item] = 3;
+		guest.family[CHILD].counters.pending[item] = 2;
+	}
+	guest.family[TOP].group.iostat.now = (struct iostat){ { 70, 80 }, { 700000, 800000 } };
+	guest.family[CHILD].group.iostat.now = (struct iostat){ { 20, 30 }, { 200000, 300000 } };
+	guest.family[CHILD].group.iostat.last = (struct iostat){ { 19, 29 }, { 199000, 299000 } };
+}
+
+enum { USAGE = 50000 + 100 + 4 * 7 };
+static const u64 ANON_PAGES = 5000 + 2 + 3 + 2 + 4 * (9 - 2 * 2);
+static const u64 READ_BYTES = 800000 + 1000 + 4 * 4096, WRITES = 70 + 1 + 4 * 1;
+
+/* --- a flush, store by store ----------------------------------------------------------------------------------------- */
+
+struct store {
+	u64 *to, amount;
+};
+static struct store stores[256];
+static u32 store_count;
+
+static void store(u64 *to, u64 amount)
+{
+	stores[store_count++] = (struct store){ to, amount };
+}
+
+/* The stores of cgroup_base_stat_flush(), mem_cgroup_css_rstat_flush() and blkcg_rstat_flush(), in their order. */
+static void plan_flush(void)
+{
+	u64 pending[ITEMS], times_up = 100, bytes_up = 1000;
+
+	store_count = 0;
+	for (int item = 0; item < ITEMS; item++)
+		pending[item] = 2;
+	for (int cpu = 0; cpu < CPUS; cpu++) {
+		struct per_cpu *here = &guest.per_cpu[cpu];
+		for (int i = CHILD; i >= TOP; i--) {
+			struct family *family = &guest.family[i], *top = &guest.family[TOP];
+			u64 delta = here->rstat[i].now.usage - here->rstat[i].last.usage;
+
+			store(&family->cgroup.bstat.usage, delta);
+			store(&here->rstat[i].last.usage, delta);
+			if (i == CHILD) {
+				store(&top->cgroup.bstat.usage, delta + times_up);
+				store(&family->cgroup.last_bstat.usage, delta + times_up);
+				times_up = 0;
+			}
+			for (int item = 0; item < ITEMS; item++) {
+				u64 change = here->counters[i].state[item] - here->counters[i].previous[item];
+				u64 handed = i == CHILD ? pending[item] : 3 * (cpu == 0);
+
+				if (i == TOP) /* what the child has handed up in this pass is pending, too */
+					handed += here->counters[CHILD].state[item] - here->counters[CHILD].previous[item] +
+						  (cpu == 0 ? 2 : 0);
+				store(&family->counters.pending[item], -handed);
+				store(&here->counters[i].previous[item], change);
+				store(&family->counters.state[item], change + handed);
+				if (i == CHILD)
+					store(&top->counters.pending[item], change + handed);
+			}
+			delta = here->iostats[i].now.bytes[READ] - here->iostats[i].last.bytes[READ];
+			store(&family->group.iostat.now.bytes[READ], delta);
+			store(&here->iostats[i].last.bytes[READ], delta);
+			if (i == CHILD) {
+				store(&top->group.iostat.now.bytes[READ], delta + bytes_up);
+				store(&family->group.iostat.last.bytes[READ], delta + bytes_up);
+				bytes_up = 0;
+			}
+		}
+		for (int item = 0; item < ITEMS; item++)
+			pending[item] = 0;
+	}
+}
+
+static u32 begin_at, stop_after, resume_at;
+
+static void flush_from_to(u32 from, u32 to)
+{
+	for (u32 i = from; i < to; i++)
+		*stores[i].to += stores[i].amount;
+}
+
+static void flush_in_two(u32 number)
+{
+	if (number == begin_at) {
+		guest.lock = 1;
+		flush_from_to(0, stop_after);
+	}
+	if (number == resume_at) {
+		flush_from_to(stop_after, store_count);
+		guest.lock = 0;
+	}
+}
+
+/* --- the tests ------------------------------------------------------------------------------------------------------- */
+
+static struct view_cpu cpu;
+static struct view_memory memory;
+static struct view_io io;
+
+static int read_cpu(void)
+{
+	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), 0);
+	if (cpu.usage.status == 0)
+		CHECK_EQUAL(cpu.usage.value, USAGE);
+	return cpu.usage.status;
+}
+
+static int read_memory(void)
+{
+	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	if (memory.anon.status == 0)
+		CHECK_EQUAL(memory.anon.value, ANON_PAGES * 4096);
+	return memory.anon.status;
+}
+
+static int read_io(void)
+{
+	CHECK_EQUAL(view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io), 0);
+	if (io.read_bytes.status == 0)
+		CHECK_EQUAL(io.read_bytes.value, READ_BYTES);
+	return io.read_bytes.status;
+}
+
+static void test_flushes(int (*read)(void))
+{
+	u32 needed, torn = 0, exact = 0;
+
+	set_up();
+	count();
+	CHECK_EQUAL(read(), 0);
+	needed = loads;
+	/* The plan itself is right: what it leaves behind reads the same. */
+	set_up();
+	count();
+	plan_flush();
+	flush_from_to(0, store_count);
+	CHECK_EQUAL(read(), 0);
+
+	/* At once: the reading is repeated and exact. */
+	for (u32 i = 0; i <= needed; i++) {
+		set_up();
+		count();
+		plan_flush();
+		begin_at = resume_at = i;
+		stop_after = store_count;
+		before_load = flush_in_two;
+		CHECK_EQUAL(read(), 0);
+	}
+	/* In two parts. `needed` loads are one attempt: later ones repeat. */
+	for (u32 i = 0; i <= needed; i += 1 + needed / 64) {
+		for (u32 j = i + 1; j <= needed + 8; j += 1 + needed / 48) {
+			for (u32 k = 0; k <= store_count; k += 1 + store_count / 64) {
+				set_up();
+				count();
+				plan_flush();
+				begin_at = i;
+				resume_at = j;
+				stop_after = k;
+				before_load = flush_in_two;
+				int status = read();
+				CHECK(status == 0 || status == CIEL_VIEW_CHANGED);
+				*(status ? &torn : &exact) += 1;
+			}
+		}
+	}
+	CHECK(exact > torn);
+}
+
+static void test_parts(void)
+{
+	set_up();
+	count();
+	CHECK_EQUAL(read_cpu(), 0);
+	CHECK(refreshes >= 2); /* staged pages would compare with themselves */
+	CHECK_EQUAL(cpu.per_cpu.value, 2);
+	CHECK_EQUAL(cpu.by_cpu[0], 1000 + 100 + 7 + 1000 + 200 + 7);
+	CHECK_EQUAL(cpu.user.value + cpu.system.value, USAGE);
+	/* The cpu controller is not enabled here. */
+	CHECK_EQUAL(cpu.quota.status, VIEW_NOT_ACCOUNTED);
+
+	guest.family[TOP].memory.usage = 77;
+	guest.family[TOP].memory.max = INT64_MAX / 4096;
+	CHECK_EQUAL(read_memory(), 0);
+	CHECK_EQUAL(memory.current.value, 77 * 4096);
+	CHECK_EQUAL(memory.limit.status, VIEW_NOT_LIMITED);
+	CHECK_EQUAL(memory.file.value, (5000 + 0 + 3 + 2 + 4 * 9) * 4096);
+
+	CHECK_EQUAL(read_io(), 0);
+	CHECK_EQUAL(io.writes.value, WRITES);
+	CHECK_EQUAL(io.device_count, 1);
+	CHECK_EQUAL(io.devices[0].major, 254);
+	CHECK(!strcmp(io.devices[0].name, "vdb"));
+
+	struct view_figure tasks;
+	guest.family[TOP].tasks.count = 12;
+	CHECK_EQUAL(view_cgroup_pids(at(&guest.family[TOP].cgroup), 110, &tasks), 0);
+	CHECK_EQUAL(tasks.value, 12);
+}
+
+static void test_unavailable(void)
+{
+	/* One field missing costs its figure only, and is named. */
+	set_up();
+	count();
+	slot(CIEL_SLOT_FIELD_OFFSET, "mem_cgroup", "swap.usage.counter")->available = 0;
+	CHECK_EQUAL(read_memory(), 0);
+	CHECK_EQUAL(memory.swap.status, CIEL_VIEW_NO_SLOT);
+	CHECK(!strcmp(ciel_view_slots[memory.swap.slot].path, "swap.usage.counter"));
+	CHECK_EQUAL(memory.current.status, 0);
+	/* A fault costs the figures behind it. */
+	guest.family[TOP].memory.vmstats = 0xdead;
+	CHECK_EQUAL(read_memory(), CIEL_VIEW_FAULT);
+	CHECK_EQUAL(memory.current.status, 0);
+	/* No controller. */
+	guest.family[TOP].cgroup.subsys[MEMORY] = 0;
+	CHECK_EQUAL(read_memory(), VIEW_NOT_ACCOUNTED);
+	CHECK_EQUAL(memory.current.status, VIEW_NOT_ACCOUNTED);
+	/* Another cgroup's controller: a stale pointer. */
+	guest.family[TOP].cgroup.subsys[MEMORY] = at(&guest.family[CHILD].memory.css);
+	CHECK_EQUAL(read_memory(), CIEL_VIEW_CHANGED);
+}
+
+static void remove_top(u32 number)
+{
+	if (number == 30)
+		guest.family[TOP].cgroup.self.flags = 0;
+}
+
+static void test_identity(void)
+{
+	set_up();
+	count();
+	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 111, &kernel, &cpu), CIEL_VIEW_CHANGED);
+	before_load = remove_top;
+	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), CIEL_VIEW_CHANGED);
+	CHECK(loads > 30);
+}
+
+static void test_kernel(void)
+{
+	struct view_proof proof;
+
+	set_up();
+	CHECK_EQUAL(view_prove(&proof), 0);
+	CHECK(!strcmp(proof.first_task, "swapper/0") && !strcmp(proof.release, "6.1.0-made-up"));
+	CHECK_EQUAL(proof.jiffies, 4294937296);
+	strcpy(guest.task, "systemd");
+	CHECK_EQUAL(view_prove(&proof), CIEL_VIEW_CHANGED);
+	strcpy(guest.task, "swapper");
+	guest.family[ROOT].cgroup.self.cgroup++;
+	CHECK_EQUAL(view_prove(&proof), CIEL_VIEW_CHANGED);
+
+	CHECK_EQUAL(kernel.cpu_count, 2);
+	CHECK_EQUAL(kernel.cpu[1], 63);
+	CHECK_EQUAL(kernel.offset[1], PER_CPU_STRIDE);
+	CHECK_EQUAL(kernel.anon_item.value, 2);
+	/* The compacted table, in both encodings. */
+	static const uint8_t from_one[ITEMS] = { 1, 0, 3, 2 }, from_zero[ITEMS] = { 0, 0xff, 2, 1 };
+	symbol("mem_cgroup_stats_index", guest.table);
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "mem_cgroup_stats_index")->value = 1;
+	for (int i = 0; i < 2; i++) {
+		memcpy(guest.table, i ? from_zero : from_one, ITEMS);
+		CHECK_EQUAL(view_kernel(&kernel), 0);
+		CHECK_EQUAL(kernel.anon_item.value, 2);
+		CHECK_EQUAL(kernel.file_item.value, 0);
+		CHECK_EQUAL(kernel.swap_cache_item.value, 1);
+		CHECK_EQUAL(kernel.inactive_file_item.status, VIEW_NOT_ACCOUNTED);
+	}
+	guest.possible_mask[0] = 0;
+	CHECK_EQUAL(view_kernel(&kernel), CIEL_VIEW_CHANGED);
+}
+
+/* Layouts of other kernels, as far as they are made up of the same parts. */
+static void test_other_layouts(void)
+{
+	/* 6.16: base statistics in a record of their own. */
+	set_up();
+	count();
+	slot(CIEL_SLOT_FIELD_EXISTS, "cgroup", "rstat_base_cpu")->value = 1;
+	*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup", "rstat_base_cpu") =
+		(struct ciel_slot){ .value = offsetof(struct cgroup, rstat_base_cpu), .size = 8, .available = 1 };
+	*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_rstat_base_cpu", "bstat") = *slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_rstat_cpu", "bstat");
+	*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_rstat_base_cpu", "last_bstat") =
+		*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_rstat_cpu", "last_bstat");
+	for (int i = 0; i < FAMILIES; i++) {
+		guest.family[i].cgroup.rstat_base_cpu = guest.family[i].cgroup.rstat_cpu;
+		guest.family[i].cgroup.rstat_cpu = 0xdead;
+	}
+	CHECK_EQUAL(read_cpu(), 0);
+
+	/* 5.15: vmstats is part of the mem_cgroup. Here its counters are laid over the pointer's place. */
+	set_up();
+	count();
+	slot(CIEL_SLOT_FIELD_EXISTS, "mem_cgroup", "vmstats.state")->value = 1;
+	slot(CIEL_SLOT_FIELD_OFFSET, "mem_cgroup", "vmstats")->value =
+		(u64)(offsetof(struct family, counters) - offsetof(struct family, memory));
+	CHECK_EQUAL(read_memory(), 0);
+
+	/* 5.10: an array, shown as it is. */
+	set_up();
+	count();
+	slot(CIEL_SLOT_FIELD_EXISTS, "mem_cgroup", "vmstats[0].counter")->value = 1;
+	*slot(CIEL_SLOT_FIELD_OFFSET, "mem_cgroup", "vmstats[0].counter") =
+		(struct ciel_slot){ .value = offsetof(struct family, counters.state) - offsetof(struct family, memory),
+				    .size = 8,
+				    .available = 1 };
+	*slot(CIEL_SLOT_ELEMENT_SIZE, "mem_cgroup", "vmstats") = (struct ciel_slot){ .value = 8, .available = 1 };
+	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	CHECK_EQUAL(memory.anon.value, 5002 * 4096);
+}
+
+static void test_tree(void)
+{
+	struct view_cgroup list[FAMILIES];
+	u64 listed;
+
+	set_up();
+	CHECK_EQUAL(view_cgroups(list, FAMILIES, &listed), 0);
+	CHECK_EQUAL(listed, 3);
+	CHECK(!strcmp(list[2].name, "0123456789abcdef"));
+	CHECK_EQUAL(list[2].parent, 1);
+	CHECK_EQUAL(list[2].depth, 2);
+	CHECK_EQUAL(list[2].id, 1002);
+	CHECK_EQUAL(list[2].serial, 120);
+	CHECK_EQUAL(list[2].is_online, 1);
+	/* No room: what fits is good. */
+	CHECK_EQUAL(view_cgroups(list, 2, &listed), CIEL_VIEW_LIMIT);
+	CHECK_EQUAL(listed, 2);
+
+	/* Circles: the child is its own sibling; the child's child is the top; the top is its own child. */
+	for (int i = 0; i < 3; i++) {
+		set_up();
+		struct css *top = &guest.family[TOP].cgroup.self, *child = &guest.family[CHILD].cgroup.self;
+		if (i == 0)
+			child->sibling.next = at(&child->sibling);
+		else
+			(i == 1 ? child : top)->children.next = at(&top->sibling);
+		CHECK_EQUAL(view_cgroups(list, FAMILIES, &listed), CIEL_VIEW_CHANGED);
+		CHECK(context.fuel > 99000);
+		CHECK_EQUAL(view_cgroup_cpu(at(top), 110, &kernel, &cpu), CIEL_VIEW_CHANGED);
+	}
+
+	/* A list of devices without end. */
+	set_up();
+	guest.family[TOP].group.node = at(&guest.family[TOP].group.node);
+	CHECK_EQUAL(view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io), CIEL_VIEW_FUEL);
+}
+
+int main(void)
+{
+	if (ciel_view_slot_count > sizeof(slots) / sizeof(slots[0]))
+		return 1;
+	test_parts();
+	test_unavailable();
+	test_identity();
+	test_kernel();
+	test_other_layouts();
+	test_tree();
+	test_flushes(read_cpu);
+	test_flushes(read_memory);
+	test_flushes(read_io);
+	printf("ok: views read a made-up guest\n");
+	return 0;
+}
