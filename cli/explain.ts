@@ -3,6 +3,7 @@
  * numbers, the reason; and what an operation's steps took.
  */
 import { Command, InvalidArgumentError } from 'commander';
+import { readConfiguration } from '../store/configuration.ts';
 import type { Store } from '../store/database.ts';
 import { listDecisions, type RecordedDecision, readDecision } from '../store/decisions.ts';
 import { listOperations, listSteps, type OperationRecord } from '../store/operations.ts';
@@ -54,13 +55,15 @@ async function explain(store: Store, what: string, last: number): Promise<Explan
   }
   // A service's name and a VM's may be the same; decisions on a VM are filed under its UUID.
   const vm = await locateVm(store, what);
-  const [ofService, ofVm, operations] = await Promise.all([
+  const [{ services }, ofService, ofVm, operations] = await Promise.all([
+    readConfiguration(store),
     listDecisions(store, { subject: what, limit: last }),
     vm === null ? [] : listDecisions(store, { subject: vm.vmUuid, limit: last }),
     listOperations(store, { service: what, limit: last }),
   ]);
   const decisions = [...ofService, ...ofVm].toSorted((a, b) => b.at.getTime() - a.at.getTime()).slice(0, last);
-  if (decisions.length === 0 && operations.length === 0 && vm === null) {
+  const isKnown = vm !== null || services.some(({ name }) => name === what);
+  if (decisions.length === 0 && operations.length === 0 && !isKnown) {
     throw notFound(`"${printable(what)}"`, 'no decision about a service or VM of that name, and no operation');
   }
   return { subject: what, decisions, operations: await withSteps(store, operations) };

@@ -18,7 +18,10 @@ export function renderStatus(status: Status, terminal: Terminal, now: Date): str
   if (replicas.length > 0) block('Replicas', replicasTable(replicas, terminal, now));
   if (status.operations.length > 0) block('Operations in flight', operationsTable(status.operations, terminal, now));
   if (status.vms.length > 0) block('VMs, as seen from outside', vmsTable(status.vms, terminal, now));
-  if (status.otherVms > 0) blocks.push(dim(`${status.otherVms} more VMs, not watched (ciel monitor start VM)`));
+  if (status.otherVms > 0) {
+    const more = status.otherVms === 1 ? 'One more VM, not watched' : `${status.otherVms} more VMs, not watched`;
+    blocks.push(dim(`${more} (ciel monitor start VM)`));
+  }
   blocks.push(hostsLine(status.hosts, terminal, now));
   const missing = unavailableNotes(status);
   if (missing.length > 0) blocks.push(terminal.colours.yellow(missing.join('\n')));
