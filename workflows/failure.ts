@@ -1,5 +1,11 @@
 /** What workflows say of a failed call: the cause under Temporal's wrappers, in words for people. */
-import { ActivityFailure, ApplicationFailure, isCancellation, TimeoutFailure } from '@temporalio/workflow';
+import {
+  ActivityFailure,
+  ApplicationFailure,
+  isCancellation,
+  TemporalFailure,
+  TimeoutFailure,
+} from '@temporalio/workflow';
 
 export interface Cause {
   /** Of model/failures.ts where it is one of ours. */
@@ -7,19 +13,23 @@ export interface Cause {
   readonly message: string;
 }
 
+/**
+ * Anything but a failure of Temporal's is a mistake in the workflow and thrown again: then the workflow task fails, not
+ * the workflow, and a mended worker takes it up where it was.
+ */
 export function causeOf(error: unknown): Cause {
+  if (!(error instanceof TemporalFailure)) throw error;
   if (isCancellation(error)) return { name: 'Cancelled', message: 'the operation was cancelled' };
   if (error instanceof ActivityFailure) {
     const { cause } = error;
     // When retries run into the end of their time, the last failure says more than the timeout does.
     if (cause instanceof TimeoutFailure) {
-      return cause.cause !== undefined ? causeOf(cause.cause) : timedOut(error, cause);
+      return cause.cause instanceof TemporalFailure ? causeOf(cause.cause) : timedOut(error, cause);
     }
-    return causeOf(cause ?? new Error(error.message));
+    return cause instanceof TemporalFailure ? causeOf(cause) : { name: 'Error', message: error.message };
   }
   if (error instanceof ApplicationFailure) return { name: error.type ?? 'Error', message: error.message };
-  if (error instanceof Error) return { name: error.name, message: error.message };
-  return { name: 'Error', message: String(error) };
+  return { name: error.name, message: error.message };
 }
 
 function timedOut({ activityType }: ActivityFailure, { timeoutType }: TimeoutFailure): Cause {

@@ -29,7 +29,6 @@ import {
 } from '@temporalio/workflow';
 import type { PressureAnswer } from '../model/activities.ts';
 import type { Refusal, Trigger, VmSize } from '../model/decision.ts';
-import { adoptedReplicaId } from '../model/identity.ts';
 import { workflowIds } from '../model/names.ts';
 import type { Replica } from '../model/replica.ts';
 import type { ServiceSpec } from '../model/spec.ts';
@@ -40,7 +39,7 @@ import {
   WORKFLOW_TASK_TIMEOUT,
   workflowTypes,
 } from '../model/starts.ts';
-import { control, onDirector, type Within } from './calls.ts';
+import { control } from './calls.ts';
 import { causeOf, refusal } from './failure.ts';
 import {
   type ApplyAnswer,
@@ -67,8 +66,9 @@ import {
   scaleSignal,
   scaleUpdate,
 } from './messages.ts';
+import { adoptedReplicas, located, type Registered, register, unregister } from './registration.ts';
 import type { ScaleInInput, Victim } from './scale-in.ts';
-import { type ScaleOutInput, SERVING_WEIGHT } from './scale-out.ts';
+import type { ScaleOutInput } from './scale-out.ts';
 import {
   applyReport,
   changesOf,
@@ -81,7 +81,6 @@ import {
   rememberRequest,
   removable,
   type ServiceState,
-  sameVirtualAddress,
   serviceDetails,
   working,
 } from './service-state.ts';
@@ -92,8 +91,6 @@ const QUIET_AFTER_ACCEPTANCE_MS = 60_000;
 const LOOK_EVERY_MS = 60_000;
 /** An operation pays four events for being asked whether it is there. */
 const LOOK_FOR_OPERATION_EVERY_MS = 300_000;
-/** An operator waits for the answer to an `apply`. */
-const APPLY_WITHIN = '20 s';
 /** Temporal takes 200 bytes. */
 const MAX_SUMMARY = 180;
 
@@ -183,23 +180,28 @@ class Service {
     this.#mayApply(request);
     const { state } = this;
     const { spec } = request;
-    const before = state.spec;
-    const { changes, replacing } = changesOf(before, spec);
+    const { changes, replacing } = changesOf(state.spec, spec);
     if (changes.length === 0) return { generation: state.generation, changes, operationId: null };
-    const adopted = await this.#adopted(spec);
+    const known = state.replicas.filter(({ kind }) => kind === 'adopted');
+    const before = state.spec === null ? null : { spec: state.spec, adopted: known };
+    const after = { spec, adopted: await adoptedReplicas(this.#input.installationId, spec, known) };
     try {
-      await this.#register(before, spec, adopted);
+      await register(before, after);
     } catch (error) {
       const { name, message } = causeOf(error);
-      await this.#unregister(before, spec);
+      await this.#takeBack(before, after);
       // A service that never was need not stay.
       if (before === null) this.#ended = true;
       throw refusal(name, `${spec.name} stays as it was: ${message}`);
     }
     state.spec = spec;
     state.generation += 1;
-    // Read again: an operation may have reported what it made or removed meanwhile.
-    state.replicas = [...adopted, ...state.replicas.filter(({ kind }) => kind === 'made')];
+    // Read again: an operation or a director may have reported meanwhile.
+    const stateOf = (replicaId: string) => state.replicas.find((replica) => replica.replicaId === replicaId)?.state;
+    state.replicas = [
+      ...after.adopted.map((replica) => ({ ...replica, state: stateOf(replica.replicaId) ?? replica.state })),
+      ...state.replicas.filter(({ kind }) => kind === 'made'),
+    ];
     state.stalled = false;
     if (replacing.length > 0) {
       state.rollOver = removable(state).map(({ replicaId }) => ({ replicaId, made: false, removed: false }));
@@ -210,75 +212,13 @@ class Service {
     return { generation: state.generation, changes, operationId: state.operation?.operationId ?? null };
   }
 
-  /** The tenant's replicas, as the specification lists them; what is known already of one stays. */
-  async #adopted(spec: ServiceSpec): Promise<Replica[]> {
-    const adopted: Replica[] = [];
-    for (const { vm, address } of spec.replicas) {
-      const replicaId = adoptedReplicaId(this.#input.installationId, spec.name, vm, address);
-      const known = this.state.replicas.find((replica) => replica.replicaId === replicaId);
-      const replica: Replica = known ?? {
-        replicaId,
-        kind: 'adopted',
-        state: 'serving',
-        vmName: vm,
-        vmUuid: null,
-        host: null,
-        address,
-        vcpus: null,
-        memoryBytes: null,
-        servingSince: now(),
-      };
-      adopted.push(await this.#located(replica));
-    }
-    return adopted;
-  }
-
-  async #located(replica: Replica): Promise<Replica> {
-    if (replica.vmUuid !== null) return replica;
-    const found = await control(`Find VM ${replica.vmName}`).locateVm({ vm: replica.vmName });
-    return found === null ? replica : { ...replica, ...found };
-  }
-
-  /**
-   * Desired rows, then the director, whose refusal (not ours, no ip_vs) is the operator's answer. Made replicas are their
-   * operations' business: under another virtual address they answer only once they have been replaced.
-   */
-  async #register(before: ServiceSpec | null, spec: ServiceSpec, adopted: readonly Replica[]): Promise<void> {
-    const { name, virtual } = spec;
-    if (before !== null && !sameVirtualAddress(before, spec)) await this.#removeVirtualServer(before);
-    await control(`Note virtual server ${virtual.address}:${virtual.port}`).setVirtualServer({ service: spec });
-    if (!changesOf(before, spec).lvs) return;
-    const listed = new Set(adopted.map(({ replicaId }) => replicaId));
-    for (const { kind, replicaId, address } of this.state.replicas) {
-      if (kind === 'made' || listed.has(replicaId)) continue;
-      await control(`Forget real server ${address}`).removeRealServer({ service: name, replicaId });
-    }
-    for (const { replicaId, address } of adopted) {
-      const realServer = { service: name, replicaId, address, port: virtual.port, weight: SERVING_WEIGHT };
-      await control(`Note real server ${address}:${virtual.port}`).setRealServer(realServer);
-    }
-    await onDirector(virtual.director, `Bring LVS to ${name}`, APPLY_WITHIN).convergeVirtualServer({
-      director: virtual.director,
-      service: name,
-    });
-  }
-
   /** After a refused change: the rows as they were. The director is brought back when it can be. */
-  async #unregister(before: ServiceSpec | null, refused: ServiceSpec): Promise<void> {
+  async #takeBack(before: Registered | null, refused: Registered): Promise<void> {
     try {
-      if (before === null) return await this.#removeVirtualServer(refused);
-      await this.#register(refused, before, await this.#adopted(before));
+      await (before === null ? unregister(refused.spec) : register(refused, before));
     } catch (error) {
       this.#note(`the change was taken back, but the director not yet: ${causeOf(error).message}`);
     }
-  }
-
-  async #removeVirtualServer({ name, virtual: { director } }: ServiceSpec, within: Within = APPLY_WITHIN) {
-    await control(`Forget the virtual server of ${name}`, within).removeVirtualServer({ service: name });
-    await onDirector(director, `Take ${name} out of LVS`, within).convergeVirtualServer({
-      director,
-      service: name,
-    });
   }
 
   #mayPause(): void {
@@ -455,7 +395,7 @@ class Service {
     // Adopted replicas stay served: their entries in LVS are left as they are.
     if (!state.replicas.some(({ kind }) => kind === 'adopted')) {
       try {
-        await this.#removeVirtualServer(spec, 'endless');
+        await unregister(spec, 'endless');
       } catch (error) {
         this.#note(`its virtual server is still in LVS: ${causeOf(error).message}`);
       }
@@ -507,9 +447,9 @@ class Service {
   async #lookForVms(): Promise<void> {
     let found = false;
     for (const replica of this.state.replicas.filter(({ vmUuid }) => vmUuid === null)) {
-      const located = await this.#located(replica);
-      if (located.vmUuid === null) continue;
-      this.#replaceReplica(located);
+      const seen = await located(replica);
+      if (seen.vmUuid === null) continue;
+      this.#replaceReplica(seen);
       found = true;
     }
     if (found) await this.#saveReplicas();

@@ -14,7 +14,7 @@ import {
   until,
 } from './environment.ts';
 import { container, crossing, pressureOn, vmEvidence } from './evidence.ts';
-import { monitorDecisions, watches } from './world.ts';
+import { locations, monitorDecisions, watches } from './world.ts';
 
 let environment: StartedEnvironment;
 beforeAll(async () => {
@@ -71,6 +71,19 @@ describe.concurrent('a service that continues as new', () => {
     const { recent } = await service.settled();
     expect(recent.map(({ message }) => message)).toContainEqual(
       expect.stringContaining(`${operationId} is gone without a report`),
+    );
+  });
+
+  it('finds the VM of an adopted replica that no host had seen yet', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'unseen');
+    expect((await service.describe()).replicas[0]?.vmUuid).toBe(null);
+    const vm = { vmUuid: 'd0000000-0000-4000-8000-000000000002', vmName: 'shop-unseen', host: 'h1' };
+    locations.set('shop-unseen', { ...vm, vcpus: 2, memoryBytes: 2 ** 31 });
+    await crossed(service);
+    await until(
+      async () => service.world.replicas,
+      ([replica]) => replica?.vmUuid === vm.vmUuid && replica.vcpus === 2,
+      'not found',
     );
   });
 

@@ -158,6 +158,18 @@ describe.concurrent('apply', () => {
     await service.handle.result();
   });
 
+  it('takes a refused change back whole', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'back');
+    service.world.once('convergeVirtualServer', () => {
+      throw new CielFailure('NoIpvs', 'ip_vs is not loaded');
+    });
+    const replicas = [{ vm: 'other', container: 'back', address: '10.0.0.44' }];
+    expect(await refusalOf(service.apply({ replicas }))).toMatchObject({ reason: 'NoIpvs' });
+    expect([...service.world.inLvs.values()].map(({ address }) => address)).toEqual(['10.0.0.21']);
+    const { generation, replicas: kept } = await service.describe();
+    expect([generation, kept.map(({ address }) => address)]).toEqual([1, ['10.0.0.21']]);
+  });
+
   it('makes the replicas that min asks for', async () => {
     const service = ServiceUnderTest.unborn(environment, 'below-min', { min: 2 });
     const { operationId } = await service.apply();
