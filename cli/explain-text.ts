@@ -88,22 +88,25 @@ function evidenceLines(evidence: VmEvidence, terminal: Terminal): string[] {
       `cause ${cause ?? 'none'}; ${onset === null ? 'no step found' : `rising since ${onset}`}`,
   ];
   if (unreadable !== null) return [...lines, `    containers unreadable: ${printable(unreadable)}`];
+  // Before and since of the figure that the VM is hot by; of the others, since is enough.
+  const byMemory = cause === 'vmMemory' || cause === 'replicaMemoryLimit';
   const rows = containers.map((container): Cell[] => [
     `    ${printable(container.name ?? container.containerId.slice(0, 12))}`,
     container.service ?? 'unmanaged',
-    windowsText(container.cpuCores, coresText),
-    windowsText(container.memoryBytes, bytesText),
-    windowsText(container.ioBytesPerSecond, rateText),
+    windowsText(container.cpuCores, coresText, !byMemory),
+    windowsText(container.memoryBytes, bytesText, byMemory),
+    windowsText(container.ioBytesPerSecond, rateText, false),
   ]);
-  if (others.count > 0) rows.push([`    ${others.count} others`, '', windowsText(others.cpuCores, coresText)]);
+  if (others.count > 0)
+    rows.push([`    ${others.count} others`, '', windowsText(others.cpuCores, coresText, !byMemory)]);
   return [
     ...lines,
     table(
       [
         { head: '    CONTAINER', flexible: true },
         { head: 'SERVICE', flexible: true },
-        { head: 'CPU before → since' },
-        { head: 'MEMORY', flexible: true },
+        { head: byMemory ? 'CPU' : 'CPU before → since' },
+        { head: byMemory ? 'MEMORY before → since' : 'MEMORY', flexible: true },
         { head: 'I/O', flexible: true },
       ],
       rows,
@@ -112,9 +115,14 @@ function evidenceLines(evidence: VmEvidence, terminal: Terminal): string[] {
   ];
 }
 
-/** Means of both windows. */
-function windowsText({ before, since, unavailable }: Windows, figure: (value: number) => string): string {
+/** Means. */
+function windowsText(
+  { before, since, unavailable }: Windows,
+  figure: (value: number) => string,
+  withBefore: boolean,
+): string {
   if (since === null) return `unavailable${unavailable === null ? '' : `: ${printable(unavailable)}`}`;
+  if (!withBefore) return figure(since.mean);
   return `${before === null ? '?' : figure(before.mean)} → ${figure(since.mean)}`;
 }
 
@@ -144,14 +152,17 @@ export function renderOperation(operation: ExplainedOperation, terminal: Termina
   const { operationId, summary, state, message, openedAt, closedAt, steps } = operation;
   const { bold, dim } = terminal.colours;
   const took = durationText((closedAt ?? now).getTime() - openedAt.getTime());
-  const rows = steps.map(({ step, state: stepState, startedAt, endedAt, message: stepMessage }): Cell[] => [
-    `  ${step}`,
+  const rows = steps.map(({ step, state: stepState, startedAt, endedAt }): Cell[] => [
+    `  ${printable(step)}`,
     stepCell(stepState, terminal),
     endedAt === null
       ? `${durationText(now.getTime() - startedAt.getTime())} so far`
       : durationText(endedAt.getTime() - startedAt.getTime()),
-    printable(stepMessage),
   ]);
+  // Whole, and not in the table: why a step failed must not be cut.
+  const messages = steps.flatMap(({ step, message: said }) =>
+    said === '' ? [] : [`  ${printable(step)}: ${printableSentence(said)}`],
+  );
   return [
     bold(`Operation ${operationId}: ${printable(summary)}`),
     dim(`  begun ${ageText(openedAt, now)}, ${openedAt.toISOString()}; run ${operation.runId}`),
@@ -159,11 +170,8 @@ export function renderOperation(operation: ExplainedOperation, terminal: Termina
       ? `  ${terminal.colours.cyan('in flight')} for ${took}`
       : `  ${stepCellText(state, terminal)} after ${took}`,
     ...(message === '' ? [] : [`  ${printableSentence(message)}`]),
-    table(
-      [{ head: '  STEP' }, { head: 'STATE' }, { head: 'TOOK', align: 'right' }, { head: '', flexible: true }],
-      rows,
-      terminal,
-    ),
+    table([{ head: '  STEP' }, { head: 'STATE' }, { head: 'TOOK', align: 'right' }], rows, terminal),
+    ...messages,
   ].join('\n');
 }
 

@@ -23,6 +23,12 @@ export function renderStatus(status: Status, terminal: Terminal, now: Date): str
     blocks.push(dim(`${more} (ciel monitor start VM)`));
   }
   blocks.push(hostsLine(status.hosts, terminal, now));
+  for (const { operationId, stuck } of status.operations.filter(({ phase }) => phase === 'needsOperator')) {
+    blocks.push(
+      terminal.colours.red(`${operationId} needs the operator: ${stuck.map(printable).join('; ')}`) +
+        `\n  to do: remove the cause, then: ciel operation retry ${operationId} (or skip, to give it up)`,
+    );
+  }
   const missing = unavailableNotes(status);
   if (missing.length > 0) blocks.push(terminal.colours.yellow(missing.join('\n')));
   return blocks.join('\n\n');
@@ -119,12 +125,16 @@ function lvsCell({ weight, healthy }: ServiceStatus['replicas'][number], { colou
 function operationsTable(operations: readonly OperationStatus[], terminal: Terminal, now: Date): string {
   return table(
     [{ head: 'OPERATION', flexible: true }, { head: 'BEGUN' }, { head: 'STEP' }, { head: 'DOING', flexible: true }],
-    operations.map(({ operationId, openedAt, steps, summary }) => {
+    operations.map(({ operationId, openedAt, steps, summary, phase }) => {
       const current = steps.findLast(({ endedAt }) => endedAt === null) ?? steps.at(-1);
       const step =
         current === undefined ? NONE : current.state === 'started' ? current.step : `${current.step} ${current.state}`;
       const took = current === undefined ? '' : ` ${durationText(elapsedMs(current, now))}`;
-      return [operationId, ageText(openedAt, now), `${step}${took}`, printable(current?.message || summary)];
+      const doing =
+        phase === 'needsOperator'
+          ? { text: 'needs the operator', colour: terminal.colours.red }
+          : printable(current?.message || summary);
+      return [operationId, ageText(openedAt, now), `${step}${took}`, doing];
     }),
     terminal,
   );

@@ -4,6 +4,7 @@
  * does not answer is shown as unavailable with the reason, and the rest is shown all the same.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { QueryDefinition } from '@temporalio/common';
 import { Command } from 'commander';
 import { workflowIds } from '../model/names.ts';
 import { readConfiguration } from '../store/configuration.ts';
@@ -14,7 +15,12 @@ import { listOperations, listSteps } from '../store/operations.ts';
 import { listReplicas } from '../store/replicas.ts';
 import { listVirtualServers } from '../store/virtual-servers.ts';
 import { listWatches } from '../store/watches.ts';
-import { describeServiceQuery, type ServiceDescription } from '../workflows/messages.ts';
+import {
+  describeOperationQuery,
+  describeServiceQuery,
+  type OperationPhase,
+  type ServiceDescription,
+} from '../workflows/messages.ts';
 import { type CommandContext, type GlobalOptions, globalOptions } from './context.ts';
 import { CommandError, EXIT, problemOf } from './errors.ts';
 import { printable, safeJson } from './escape.ts';
@@ -62,13 +68,17 @@ export interface VmStatus extends Rows<typeof listVms> {
   readonly containers: readonly Rows<typeof listContainers>[];
 }
 export interface OperationStatus extends Rows<typeof listOperations> {
+  /** Of the workflow; null when it did not answer. */
+  readonly phase: OperationPhase | null;
+  /** In phase needsOperator: what could not be done or undone. */
+  readonly stuck: readonly string[];
   readonly steps: readonly Rows<typeof listSteps>[];
 }
 export interface Status {
   readonly at: string;
   readonly services: readonly ServiceStatus[];
   readonly vms: readonly VmStatus[];
-  /** Seen by hosts, but neither watched nor with a replica in them. */
+  /** Seen by hosts, but neither watched nor with a replica in them; 0 when only one service is shown. */
   readonly otherVms: number;
   readonly operations: readonly OperationStatus[];
   readonly hosts: readonly { readonly name: string; readonly seenAt: string | null }[];
@@ -137,12 +147,9 @@ async function collect(
       remedy: 'services come from `ciel apply -f ciel.yaml`',
     });
   }
-  const intents = await askIntents(
-    context,
-    globals,
-    wanted.map(({ name }) => name),
-  );
-  const services = wanted.map(({ name, spec, generation }): ServiceStatus => {
+  const reached = await reachTemporal(context, globals);
+  const intents = await Promise.all(wanted.map(({ name }) => intentOf(reached, name)));
+  const services = wanted.map(({ name, spec, generation }, index): ServiceStatus => {
     const realServers = virtualServers.find((server) => server.service === name)?.realServers ?? [];
     return {
       name,
@@ -150,7 +157,7 @@ async function collect(
       max: spec.max,
       generation,
       virtual: spec.virtual,
-      ...(intents.get(name) ?? { intent: null, unavailable: 'not asked' }),
+      ...(intents[index] ?? { intent: null, unavailable: 'not asked' }),
       replicas: replicas
         .filter((replica) => replica.service === name)
         .map((replica) => {
@@ -182,12 +189,17 @@ async function collect(
       watched: watched.has(vm.vmUuid),
       containers: containers.filter(({ vmUuid }) => vmUuid === vm.vmUuid).map(plain),
     })),
-    otherVms: vms.length - shownVms.length,
+    otherVms: only === null ? vms.length - shownVms.length : 0,
     operations: await Promise.all(
-      open.map(async (operation) => ({
-        ...plain(operation),
-        steps: (await listSteps(store, operation.runId)).map(plain),
-      })),
+      open.map(async (operation) => {
+        const { answer } = await ask(reached, operation.operationId, describeOperationQuery);
+        return {
+          ...plain(operation),
+          phase: answer?.phase ?? null,
+          stuck: answer?.stuck ?? [],
+          steps: (await listSteps(store, operation.runId)).map(plain),
+        };
+      }),
     ),
     hosts: configuration.hosts.map(({ name }) => ({
       name,
@@ -196,31 +208,42 @@ async function collect(
   };
 }
 
-async function askIntents(
+/** Temporal when it answers, else why it does not; the exit code then says so. */
+async function reachTemporal(
   context: CommandContext,
   globals: GlobalOptions,
-  services: readonly string[],
-): Promise<Map<string, Pick<ServiceStatus, 'intent' | 'unavailable'>>> {
-  let temporal: Temporal;
+): Promise<{ readonly temporal: Temporal } | { readonly unavailable: string }> {
   try {
-    temporal = await context.openTemporal(globals);
+    return { temporal: await context.openTemporal(globals) };
   } catch (error) {
     const { found, exitCode } = problemOf(error, 'connected to Temporal');
     context.exitCode(exitCode);
-    return new Map(services.map((name) => [name, { intent: null, unavailable: `Temporal: ${found}` }]));
+    return { unavailable: `Temporal: ${found}` };
   }
-  const asked = services.map(async (name): Promise<[string, Pick<ServiceStatus, 'intent' | 'unavailable'>]> => {
-    try {
-      const handle = temporal.client.workflow.getHandle(workflowIds.service(name));
-      const { paused, deleting, operationInFlight, quietUntil, recent } = await temporal.ask(
-        `asked service ${name}`,
-        () => handle.query(describeServiceQuery),
-        QUERY_DEADLINE_MS,
-      );
-      return [name, { intent: { paused, deleting, operationInFlight, quietUntil, recent }, unavailable: null }];
-    } catch (error) {
-      return [name, { intent: null, unavailable: problemOf(error, `asked service ${name}`).found }];
-    }
-  });
-  return new Map(await Promise.all(asked));
+}
+type Reached = Awaited<ReturnType<typeof reachTemporal>>;
+
+async function ask<T>(
+  reached: Reached,
+  workflowId: string,
+  query: QueryDefinition<T>,
+): Promise<
+  { readonly answer: T; readonly unavailable: null } | { readonly answer: null; readonly unavailable: string }
+> {
+  if ('unavailable' in reached) return { answer: null, unavailable: reached.unavailable };
+  const { temporal } = reached;
+  try {
+    const handle = temporal.client.workflow.getHandle(workflowId);
+    const answer = await temporal.ask(`asked ${workflowId}`, () => handle.query(query), QUERY_DEADLINE_MS);
+    return { answer, unavailable: null };
+  } catch (error) {
+    return { answer: null, unavailable: problemOf(error, `asked ${workflowId}`).found };
+  }
+}
+
+async function intentOf(reached: Reached, service: string): Promise<Pick<ServiceStatus, 'intent' | 'unavailable'>> {
+  const { answer, unavailable } = await ask(reached, workflowIds.service(service), describeServiceQuery);
+  if (answer === null) return { intent: null, unavailable };
+  const { paused, deleting, operationInFlight, quietUntil, recent } = answer;
+  return { intent: { paused, deleting, operationInFlight, quietUntil, recent }, unavailable };
 }

@@ -124,6 +124,8 @@ const STATUS: Status = {
       summary: 'one replica more, because shop-1 is hot',
       state: 'open',
       message: '',
+      phase: 'running',
+      stuck: [],
       openedAt: before(65),
       closedAt: null,
       steps: [
@@ -177,6 +179,16 @@ it('lets nothing of a guest reach the terminal unescaped (invariant 9)', () => {
   const text = renderStatus(STATUS, new RecordedTerminal(200), NOW);
   expect(text).not.toContain('\u001b');
   expect(text).toContain('\\u{1b}[31mevil\\u{a}name');
+});
+
+it('says what an operation needs of the operator, whole', () => {
+  const stuck = 'clone disk: looked into /srv/disks: ENOENT. Create the directory, or correct "storage" in ciel.yaml.';
+  const operations = STATUS.operations.map(
+    (operation) => ({ ...operation, phase: 'needsOperator', stuck: [stuck] }) as const,
+  );
+  const text = renderStatus({ ...STATUS, operations }, new RecordedTerminal(), NOW);
+  expect(text).toContain(`scale-out/mosaic/3 needs the operator: ${stuck}\n  to do: `);
+  expect(text).toContain('ciel operation retry scale-out/mosaic/3');
 });
 
 it('says how to begin when there is nothing', () => {
