@@ -26,7 +26,7 @@ export interface WatchedVm {
 }
 
 const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 5_000;
+const LONGEST_PAUSE_MS = 3_000;
 /** A QEMU younger than this without a kernel in its RAM is booting; older, it runs something else. */
 const BOOT_MS = 90_000;
 /** Samples of an attached guest that failed one after the other, until its kernel is looked for anew. */

@@ -117,7 +117,7 @@ enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_
 	snprintf(path, sizeof(path), "/proc/%d/maps", process->pid);
 	FILE *file = fopen(path, "re");
 	if (!file)
-		return ciel_fail_errno(error, errno, "opening %s", path);
+		return ciel_fail_errno(error, errno, "opening %s (this needs root or CAP_SYS_PTRACE)", path);
 
 	struct maps_run run = { .count = 0 };
 	uint64_t largest = 0;
