@@ -56,6 +56,7 @@ export const CHECKS: readonly Check[] = [
   { name: 'QEMU', role: 'host', look: qemu },
   { name: 'KVM', role: 'host', look: kvm },
   { name: 'reading guests', role: 'host', look: ptrace },
+  { name: 'reader', role: 'host', look: reader },
   { name: 'process ids', role: 'host', look: processIds },
   { name: 'storage', role: 'host', look: storage },
   { name: 'templates', role: 'host', look: templates },
@@ -176,6 +177,27 @@ async function ptrace(): Promise<readonly Finding[]> {
   if (scope === '3')
     return lacking('Yama forbids it to everybody (ptrace_scope 3)', 'set kernel.yama.ptrace_scope below 3 and reboot');
   return ok('CAP_SYS_PTRACE');
+}
+
+/** The child process that reads guests, with the mapper's library in it. */
+async function reader(): Promise<readonly Finding[]> {
+  const { loadMapper } = await import('../native/mapper.ts');
+  try {
+    loadMapper();
+  } catch (error) {
+    return lacking(error instanceof Error ? error.message : String(error), 'npm run build:native');
+  }
+  const { Introspection } = await import('../native/introspection.ts');
+  const introspection = new Introspection({ cacheDirectory: null });
+  try {
+    await introspection.start();
+    return ok('starts, and loads the mapper');
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return lacking(message, "see the message above it, which is the child process's own");
+  } finally {
+    await introspection.close();
+  }
 }
 
 async function processIds(): Promise<readonly Finding[]> {

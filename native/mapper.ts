@@ -103,6 +103,11 @@ function calls(): Calls {
   return bound;
 }
 
+/** Loads the library now instead of with the first attach. @throws with what to do when it is missing or of another build */
+export function loadMapper(): void {
+  calls();
+}
+
 /** Beside the package: this file is native/mapper.ts, or dist/native/mapper.js when compiled. */
 function libraryPath(): string {
   const candidates = ['../build/native/libcielmapper.so', '../../build/native/libcielmapper.so'].map((relative) =>
