@@ -31,7 +31,7 @@
 #include "kallsyms.h"
 
 enum {
-	MAX_SYMBOLS = 4 << 20,
+	MAX_SYMBOLS = 1 << 20, /* kernels have up to 250,000 */
 	MAX_NAME = 512, /* KSYM_NAME_LEN */
 	TOKEN_TEXT = 1 << 16, /* token_index is 16 bits wide */
 	CURSOR_BYTES = 1 << 16,

@@ -34,7 +34,7 @@ struct ciel_vmcoreinfo {
 enum ciel_status ciel_vmcoreinfo_parse(const char *text, size_t length, struct ciel_vmcoreinfo *ret,
 				       struct ciel_error *error);
 
-enum { CIEL_MAX_CANDIDATES = 64 };
+enum { CIEL_MAX_CANDIDATES = 32 };
 
 struct ciel_vmcoreinfo_candidates {
 	struct ciel_vmcoreinfo info[CIEL_MAX_CANDIDATES];
