@@ -1,5 +1,5 @@
 /** `ciel template`: what new VMs are made from. */
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Command, Option } from 'commander';
 import { buildTemplate } from '../template/build.ts';
 import { cacheDirectory } from '../template/cache.ts';
@@ -73,7 +73,7 @@ async function build(context: CommandContext, options: BuildOptions, command: Co
 }
 
 async function list(context: CommandContext, directory: string | undefined, command: Command): Promise<void> {
-  const where = directory ?? cacheDirectory();
+  const where = directory ?? join(cacheDirectory(), 'template');
   let templates: readonly TemplateReport[];
   try {
     templates = await listTemplates(where);
