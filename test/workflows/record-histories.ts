@@ -1,5 +1,6 @@
 /** Records the histories that replay.test.ts replays: see histories/README.md. */
 import { mkdir, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { startEnvironment } from './environment.ts';
@@ -7,11 +8,10 @@ import { life, undone } from './scenarios.ts';
 
 const folder = join(import.meta.dirname, 'histories');
 await mkdir(folder, { recursive: true });
-/** Stack traces and identities name the machine on which it was recorded. */
+/** Stack traces, identities and sticky queues name the machine on which it was recorded. */
 function withoutMachine(json: string): string {
-  return json
-    .replaceAll(`${join(import.meta.dirname, '../..')}/`, '')
-    .replace(/("identity": )"[^"]*"/g, '$1"recorded"');
+  const root = `${join(import.meta.dirname, '../..')}/`;
+  return json.replaceAll(root, '').replaceAll(new RegExp(`\\d+@${hostname()}`, 'g'), 'recorded');
 }
 
 const environment = await startEnvironment();
