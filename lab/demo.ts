@@ -63,7 +63,7 @@ async function main(): Promise<void> {
   const startedAt = performance.now();
   await takeDown();
   const interrupted = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupted.abort());
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => interrupted.abort());
 
   let claims: Claim[] = [];
   let kept = false;
@@ -193,12 +193,13 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
       () => operation()?.steps.some(({ step }) => step === KILL_IN_STEP) ?? false,
     );
     const loadSecondsBefore = client.seconds.length;
-    const killed = await killWorker(ciel);
+    const killed = await workerPids(ciel);
+    for (const pid of killed) process.kill(pid, 'SIGKILL');
     const killedAt = Date.now();
-    announce('kill -9', `the worker (pid ${killed}) is killed in the middle of "${KILL_IN_STEP}"`);
+    announce('kill -9', `every worker process (${killed.join(', ')}) is killed in the middle of "${KILL_IN_STEP}"`);
 
     await until('the new replica serves', SCALED_OUT_WITHIN_MS, () => served(status) >= 2);
-    const workerAfter = await workerPid(ciel);
+    const workersAfter = await workerPids(ciel);
     announce('served', `mosaic has two replicas, ${seconds(Date.now() - killedAt)} after the kill`);
     const loadSecondsServed = client.seconds.length + 5;
     await pause(MEASURE_AFTER_MS);
@@ -277,9 +278,9 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
         seen: made.map(({ name }) => name).join(', ') || 'no VM',
       },
       {
-        what: 'the worker was killed in the middle and another went on',
-        holds: killed !== workerAfter,
-        seen: `pid ${killed}, then ${workerAfter}`,
+        what: 'the workers were killed in the middle, and others went on',
+        holds: killed.length > 0 && workersAfter.length > 0 && killed.every((pid) => !workersAfter.includes(pid)),
+        seen: `pids ${killed.join(', ')}, then ${workersAfter.join(', ')}`,
       },
       {
         what: 'nothing was made twice',
@@ -337,19 +338,10 @@ async function weighCopy({ shop, storage }: Stage): Promise<{ bytes: number; ms:
   return { bytes, ms };
 }
 
-async function workerPid(ciel: Ciel): Promise<number> {
-  const deadline = Date.now() + 20_000;
-  for (;;) {
-    const worker = (await ciel.runtime())?.processes.find(({ name }) => name.startsWith('worker'));
-    if (worker !== undefined) return worker.pid;
-    if (Date.now() > deadline) throw new Error('the runtime file of `ciel up` names no worker');
-    await pause(200);
-  }
-}
-async function killWorker(ciel: Ciel): Promise<number> {
-  const pid = await workerPid(ciel);
-  process.kill(pid, 'SIGKILL');
-  return pid;
+/** The worker processes of `ciel up`, a process a role; the rest of what it supervises are Temporal and PostgreSQL. */
+async function workerPids(ciel: Ciel): Promise<number[]> {
+  const processes = (await ciel.runtime())?.processes ?? [];
+  return processes.filter(({ name }) => name !== 'temporal' && name !== 'postgres').map(({ pid }) => pid);
 }
 
 /** The UI listens on the namespace's loopback; socat makes it this machine's. @returns its URL here. */

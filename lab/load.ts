@@ -65,6 +65,8 @@ async function main(url: string, initialClients: number): Promise<void> {
     clients = Number.parseInt(line, 10) || 0;
     adjust();
   });
+  // Whoever reads us has gone: so do we.
+  process.stdout.on('error', () => process.exit(0));
   process.on('SIGTERM', () => {
     stopped = true;
   });

@@ -3,7 +3,7 @@
  * image build filled. Read-only: two labs may serve the same directory.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { stringify } from 'yaml';
@@ -31,11 +31,16 @@ export async function startRegistry(segment: Segment, directory: string, state: 
         maintenance: { readonly: { enabled: true } },
         cache: { blobdescriptor: 'inmemory' },
       },
-      http: { addr: endpoint },
+      // Of no use to one read-only registry, but without it a warning is printed.
+      http: { addr: endpoint, secret: 'lab' },
     }),
   );
   const [file, args] = inSegment(segment, 'docker-registry', ['serve', configuration]);
-  const child = spawn(file, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  const log = await open(join(state, 'registry.log'), 'w');
+  // Detached: a lab that is kept outlives the demo. It ends with its namespace.
+  const child = spawn(file, args, { stdio: ['ignore', log.fd, log.fd], detached: true });
+  child.unref();
+  await log.close();
   const deadline = Date.now() + 10_000;
   for (;;) {
     if (child.exitCode !== null) throw new Error(`docker-registry on ${endpoint} exited with ${child.exitCode}`);

@@ -2,7 +2,7 @@
  * The scene of the demo, the end-to-end test and the benches: a director with IP_VS, and a tenant's VM `shop-1` in which
  * mosaic, nginx and a JVM run, each with an address of its own; and the ciel.yaml that an operator would write for it.
  */
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { SpecInput } from '../model/spec.ts';
@@ -56,7 +56,7 @@ export async function bootGuests(lab: Lab, images: LabImages): Promise<{ directo
 export async function startContainers(lab: Lab, vm: LabGuest, images: LabImages): Promise<void> {
   const containers = SERVICE_NAMES.map((name): TenantContainer => {
     const { address, virtualAddress } = PLACES[name];
-    return { name, image: images.registry.images[name], address, virtualAddress, environment: {} };
+    return { name, image: images.registry.images[name], address, virtualAddress };
   });
   await startTenant(lab, vm, containers);
 }
@@ -89,6 +89,7 @@ export async function writeSpec(lab: Lab, images: LabImages, storage: string): P
       replicas: [{ vm: SHOP_VM, container: name, address: PLACES[name].address }],
     })),
   };
+  await mkdir(storage, { recursive: true });
   const file = join(lab.directory, 'ciel.yaml');
   await writeFile(file, stringify(spec));
   return file;

@@ -20,7 +20,8 @@ export interface FullDebian {
 
 /** To add to the template's kernel command line: Debian's initrd is told the root. */
 export const FULL_DEBIAN_ARGUMENTS = 'root=/dev/vda rw';
-export const FULL_DEBIAN_READY = /^docker is ready/;
+/** Not at the start of a line: there the login prompt may stand. */
+export const FULL_DEBIAN_READY = /docker is ready/;
 
 const PACKAGES = [
   ...['apt', 'cron', 'dbus', 'fdisk', 'ifupdown', 'init', 'iproute2', 'kmod', 'logrotate', 'netbase', 'procps', 'udev'],
