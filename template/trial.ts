@@ -57,11 +57,9 @@ export class Trial {
 
   private constructor(options: TrialOptions, directory: string) {
     this.#directory = directory;
-    const [file, ...args] = [...(options.wrapper ?? []), ...qemuCommand(options, this.#agentPath)] as [
-      string,
-      ...string[],
-    ];
-    this.#qemu = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    // The guest ends with us, also when we are killed.
+    const args = ['--pdeathsig', 'KILL', ...(options.wrapper ?? []), ...qemuCommand(options, this.#agentPath)];
+    this.#qemu = spawn('setpriv', args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#exited = new Promise<void>((resolve) => {
       this.#qemu.once('error', (error) => {
         this.#errors += error.message;
