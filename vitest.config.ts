@@ -10,6 +10,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['test/**/*.vm.test.ts'],
           testTimeout: 30_000,
+          // Workflow tests mostly wait for the Temporal server: many at once take half the CPU time that one by one take.
+          maxConcurrency: 20,
         },
       },
       {

@@ -47,7 +47,9 @@ export function attribute(evidence: VmEvidence, now: string): Attribution | Refu
   const memory = evidence.cause === 'vmMemory';
   const windowsOf = (container: ContainerEvidence) => (memory ? container.memoryBytes : container.cpuCores);
   const capacity = figure(memory ? evidence.memoryBytes : evidence.vcpus) ?? 0;
-  const parts = evidence.containers.flatMap((container) => part(container, windowsOf(container), capacity));
+  const parts = evidence.containers
+    .flatMap((container) => part(container, windowsOf(container), capacity))
+    .sort(replicasFirst);
   if (parts.length === 0) {
     return refuse('NoEvidence', `no container of ${evidence.vmName} was read since the rise`);
   }
@@ -75,6 +77,12 @@ export function attribute(evidence: VmEvidence, now: string): Attribution | Refu
     }
   }
   return byLevel(parts, total, refuse) ?? byChange(evidence, parts, total, rises, refuse);
+}
+
+/** Between equals a replica is blamed, because there something can be done; and the order of the list says nothing. */
+function replicasFirst({ container: a }: Part, { container: b }: Part): number {
+  const managed = Number(b.service !== null) - Number(a.service !== null);
+  return managed || (a.containerId < b.containerId ? -1 : 1);
 }
 
 type Refuse = (reason: RefusalReason, explanation: string) => Refusal;

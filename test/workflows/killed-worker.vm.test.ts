@@ -1,4 +1,7 @@
-/** kill -9 of the worker (invariant 7), in a step of an operation and while the service is idle. `bench` measures it. */
+/**
+ * kill -9 of the worker (invariant 7), in a step of an operation and while the service is idle. It needs no VM, but the
+ * machine for itself, because it measures time: that is why it runs with those that do. The bench has the figures.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
