@@ -8,10 +8,8 @@
  *   3. for each of them: CPU, memory, I/O, with fuel of its own, so that a fault costs that container and not the sample
  *   4. the process that owns the RAM still lives: else nothing of this counts
  *
- * Views check by themselves that a cgroup is the same one before and after a reading, and that no flush came between. That
- * needs loads which are fresh. Where pages are staged (process_vm_readv), each is of another instant, and the check inside
- * one attempt compares copies with themselves. There the CPU time is read twice with a refresh between: when the second
- * reading is not behind the first one, and no further ahead than CPUs can run in the time that passed, it is believed.
+ * Views check by themselves that a cgroup is the same one before and after a reading, and that no flush came between; one
+ * that changed is tried again here, with everything forgotten that was staged or translated.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -32,8 +30,6 @@ enum {
 	FIRST_CGROUPS = 256,
 	MAX_CGROUPS = 16384,
 	MAX_PATH = 4096,
-	/* The kernel adds running time at its tick: by how much a CPU's time may jump within no time. */
-	TICK_NS = 10 * 1000 * 1000,
 	MAX_CPU_NUMBER = 8191, /* the kernel's own limit, NR_CPUS */
 };
 
@@ -265,22 +261,11 @@ static int read_cpu(struct sample *sample, const struct view_cgroup *cgroup, str
 	return result;
 }
 
-/* Whether a second reading of CPU time may follow the first one after so many nanoseconds. */
-static int is_plausible(const struct view_cpu *first, const struct view_cpu *second, uint64_t passed_ns, uint32_t cpus)
-{
-	if (first->usage.status || second->usage.status)
-		return 1;
-	return second->usage.value >= first->usage.value &&
-	       second->usage.value - first->usage.value <= (passed_ns + TICK_NS) * cpus;
-}
-
 static void read_container(struct sample *sample, const struct view_cgroup *cgroup, struct container_reading *reading)
 {
 	struct ciel_guest *guest = sample->guest;
-	int is_staged = guest->source->operations->is_staged;
 
 	for (int i = 0; i < TRIES; i++) {
-		uint64_t start = clock_ns(CLOCK_MONOTONIC);
 		reading->cpu_result = read_cpu(sample, cgroup, &reading->cpu);
 
 		uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
@@ -293,17 +278,6 @@ static void read_container(struct sample *sample, const struct view_cgroup *cgro
 
 		int has_changed = reading->cpu_result == CIEL_VIEW_CHANGED || reading->memory_result == CIEL_VIEW_CHANGED ||
 				  reading->io_result == CIEL_VIEW_CHANGED;
-		if (is_staged && reading->cpu_result == 0) {
-			static _Thread_local struct view_cpu first;
-			first = reading->cpu;
-			ciel_source_refresh(guest->source);
-			reading->cpu_result = read_cpu(sample, cgroup, &reading->cpu);
-			has_changed = reading->cpu_result == CIEL_VIEW_CHANGED ||
-				      !is_plausible(&first, &reading->cpu, clock_ns(CLOCK_MONOTONIC) - start,
-						    guest->kernel->cpu_count);
-			if (has_changed)
-				reading->cpu_result = CIEL_VIEW_CHANGED;
-		}
 		if (!has_changed)
 			return;
 		ciel_space_refresh(&guest->space);

@@ -83,7 +83,9 @@ int g_burn(void)
 
 void g_refresh(void)
 {
-	ciel_source_refresh(view_space->source);
+	/* Loads from mapped RAM are always fresh; its refreshes count samples. */
+	if (view_space->source->operations->is_staged)
+		ciel_source_refresh(view_space->source);
 }
 
 void g_no_slot(uint32_t slot)

@@ -41,7 +41,7 @@ typedef int (*ciel_scan_visitor)(void *context, uint64_t offset, const uint8_t h
 
 struct ciel_source_operations {
 	const char *name;
-	/* 1: pages are copies of different instants, so two equal readings prove nothing until a refresh between them. */
+	/* 1: pages are copies, each of its own instant: reading twice proves nothing without a refresh between. */
 	int is_staged;
 	/* The page at a page-aligned offset within the RAM, or NULL when it cannot be read. */
 	const volatile uint8_t *(*page)(struct ciel_source *source, uint64_t offset);
