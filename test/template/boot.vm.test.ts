@@ -109,6 +109,11 @@ describe('the guest', () => {
     expect(addresses).toMatch(/lo.*10\.77\.0\.100\/32/);
   });
 
+  it("takes its identity from the VM's UUID, not from the disk", async () => {
+    const uuid = await guest.succeed(['cat', '/sys/class/dmi/id/product_uuid']);
+    expect(await guest.succeed(['cat', '/etc/machine-id'])).toBe(uuid.replaceAll('-', ''));
+  });
+
   it('restarts a service that died', async () => {
     const before = (await guest.succeed(['pidof', 'dockerd'])).trim();
     await guest.succeed(['kill', '-KILL', before]);
