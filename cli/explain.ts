@@ -16,7 +16,7 @@ import { renderDecision, renderOperation } from './explain-text.ts';
 export interface ExplainedOperation extends OperationRecord {
   readonly steps: Awaited<ReturnType<typeof listSteps>>;
 }
-interface Explanation {
+export interface Explanation {
   readonly subject: string;
   /** Newest first. */
   readonly decisions: readonly RecordedDecision[];

@@ -1,7 +1,7 @@
 /** What the demo shows: a line each few seconds while it runs, and the summary at its end. Pure: values in, text out. */
-import asciichart from 'asciichart';
 import Table from 'cli-table3';
 import pc from 'picocolors';
+import { type Color, plot } from 'simple-ascii-chart';
 import type { Status } from '../cli/status.ts';
 import type { LoadSecond } from './load.ts';
 import { seconds } from './terminal.ts';
@@ -34,7 +34,7 @@ export interface Claim {
 
 const CHART_ROWS = 10;
 const CHART_COLUMNS = 76;
-const COLOURS = [asciichart.red, asciichart.green, asciichart.blue, asciichart.yellow, asciichart.magenta];
+const COLOURS: readonly Color[] = ['ansiRed', 'ansiGreen', 'ansiBlue', 'ansiYellow', 'ansiMagenta'];
 const PAINT = [pc.red, pc.green, pc.blue, pc.yellow, pc.magenta];
 
 export function lookOf(status: Status, vmName: string): Look {
@@ -43,7 +43,9 @@ export function lookOf(status: Status, vmName: string): Look {
   const ioBytesPerSecond: Record<string, number | null> = {};
   for (const vm of status.vms) {
     for (const container of vm.containers) {
-      const key = `${vm.vmName}/${container.name ?? container.containerId.slice(0, 12)}`;
+      // Until its name has been read from the disk, a few seconds, it would be drawn as another one.
+      if (container.name === null) continue;
+      const key = `${vm.vmName}/${container.name}`;
       cores[key] = container.cpuCores;
       memoryBytes[key] = container.memoryBytes;
       ioBytesPerSecond[key] = container.ioBytesPerSecond;
@@ -53,9 +55,12 @@ export function lookOf(status: Status, vmName: string): Look {
   return { at: status.at, vmCores: vm?.cpuCores ?? null, cores, memoryBytes, ioBytesPerSecond };
 }
 
-/** One line of the live view. */
-export function liveLine(look: Look, load: LoadFigures | null, step: string | null): string {
-  const figures = Object.entries(look.cores).map(([key, value]) => `${key.split('/')[1]} ${percent(value)}`);
+/** One line of the live view; containers in other VMs than the watched one begin with a plus. */
+export function liveLine(look: Look, vmName: string, load: LoadFigures | null, step: string | null): string {
+  const figures = Object.entries(look.cores).map(([key, value]) => {
+    const [vm, container] = key.split('/');
+    return `${vm === vmName ? '' : '+'}${container} ${percent(value)}`;
+  });
   const parts = [
     pc.dim(look.at.slice(11, 19)),
     `VM ${percent(look.vmCores)}`,
@@ -85,25 +90,46 @@ export function loadFigures(seconds: readonly LoadSecond[]): LoadFigures {
   };
 }
 
-/** CPU of each container over the demo's time, in percent of one core. */
+/** CPU of each container over the demo's time, in percent of one core. What could not be read is a gap. */
 export function chart(looks: readonly Look[]): string {
-  const keys = [...new Set(looks.flatMap(({ cores }) => Object.keys(cores)))];
+  const keys = containerKeys(looks);
   if (keys.length === 0) return '(no container was read)';
-  const step = Math.max(1, looks.length / CHART_COLUMNS);
-  const columns = Array.from({ length: Math.min(CHART_COLUMNS, looks.length) }, (_, i) => looks[Math.floor(i * step)]);
-  // A gap is drawn as a gap: asciichart leaves NaN out.
-  const series = keys.map((key) => columns.map((look) => share(look?.cores[key])));
-  const drawn = asciichart.plot(series, {
-    height: CHART_ROWS,
-    min: 0,
-    max: 100,
-    colors: keys.map((_, i) => COLOURS[i % COLOURS.length] as asciichart.Color),
-    format: (value) => `${value.toFixed(0)} %`.padStart(7),
-  });
-  const legend = keys.map((key, i) => (PAINT[i % PAINT.length] ?? pc.reset)(`── ${key}`)).join('   ');
+  const lines = keys.flatMap((key, i) =>
+    readStretches(looks.map(({ cores }) => cores[key])).map((points) => ({
+      points,
+      colour: COLOURS[i % COLOURS.length],
+    })),
+  );
+  const drawn = plot(
+    lines.map(({ points }) => points),
+    {
+      width: CHART_COLUMNS,
+      height: CHART_ROWS,
+      yRange: [0, 100],
+      customYAxisTicks: [0, 25, 50, 75, 100],
+      hideXAxis: true,
+      color: lines.map(({ colour }) => colour ?? 'ansiWhite'),
+      formatter: (value) => `${Math.round(Number(value))} %`,
+    },
+  );
+  const legend = keys.map((key, i) => (PAINT[i % PAINT.length] ?? pc.reset)(`━━ ${key}`)).join('   ');
   const from = looks[0]?.at.slice(11, 19) ?? '';
   const to = looks.at(-1)?.at.slice(11, 19) ?? '';
-  return `${drawn}\n${' '.repeat(9)}${from}${' '.repeat(Math.max(1, columns.length - 14))}${to}\n  ${legend}`;
+  return `${drawn.trimEnd()}\n      ${from}${to.padStart(CHART_COLUMNS - from.length)}\n  ${legend}`;
+}
+
+function containerKeys(looks: readonly Look[]): string[] {
+  return [...new Set(looks.flatMap(({ cores }) => Object.keys(cores)))];
+}
+
+/** Runs of looks in which the container was read, as points (look, percent). */
+function readStretches(values: readonly (number | null | undefined)[]): [number, number][][] {
+  const stretches: [number, number][][] = [[]];
+  values.forEach((value, index) => {
+    if (value === null || value === undefined) stretches.push([]);
+    else stretches.at(-1)?.push([index, Math.min(100, value * 100)]);
+  });
+  return stretches.filter(({ length }) => length > 1);
 }
 
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -113,7 +139,7 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
 }
 
 export function figuresTable(looks: readonly Look[]): string {
-  const keys = [...new Set(looks.flatMap(({ cores }) => Object.keys(cores)))];
+  const keys = containerKeys(looks);
   const rows = keys.map((key) => [
     key,
     ...most(
@@ -159,9 +185,6 @@ export { seconds };
 
 function percent(cores: number | null): string {
   return cores === null ? '?' : `${Math.round(cores * 100)} %`;
-}
-function share(cores: number | null | undefined): number {
-  return cores === null || cores === undefined ? Number.NaN : Math.min(100, cores * 100);
 }
 function most(values: readonly (number | null | undefined)[], show: (value: number) => string): [string, string] {
   const read = values.filter((value): value is number => value !== null && value !== undefined).sort((a, b) => a - b);

@@ -15,6 +15,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { execa } from 'execa';
 import pc from 'picocolors';
+import type { Explanation } from '../cli/explain.ts';
 import type { Runtime } from '../cli/runtime.ts';
 import type { OperationStatus, Status } from '../cli/status.ts';
 import { Ciel } from './ciel.ts';
@@ -168,7 +169,7 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
     if (look === undefined) return;
     const running = operation()?.steps.find(({ state }) => state === 'started');
     const recent = load === null ? null : loadFigures(load.seconds.slice(-5));
-    console.log(liveLine(look, recent, running === undefined ? null : `${running.step} …`));
+    console.log(liveLine(look, SHOP_VM, recent, running === undefined ? null : `${running.step} …`));
   }, LINE_EVERY_MS);
 
   try {
@@ -214,7 +215,8 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
     const disk = disks[0] === undefined ? 0 : (await stat(join(storage, disks[0]))).blocks * 512;
     const copy = await weighCopy(stage);
     const explained = await ciel.cli('explain', 'mosaic');
-    const steps = await ciel.json<OperationStatus>('explain', operationId);
+    const [steps] = (await ciel.json<Explanation>('explain', operationId)).operations;
+    if (steps === undefined) throw new Error(`ciel explain ${operationId} shows no operation`);
 
     client.setClients(0);
     await client.stop();
@@ -317,11 +319,11 @@ function served(status: Status | null): number {
   return mosaic?.replicas.filter(({ state }) => state === 'serving').length ?? 0;
 }
 
-function stepsTable(operation: OperationStatus): string {
+function stepsTable(operation: Explanation['operations'][number]): string {
   const rows = operation.steps.map(({ step, state }) => [step, state, stepSeconds(operation, step)]);
   return table(['step', 'state', 'took'], rows);
 }
-function stepSeconds(operation: OperationStatus, name: string): string {
+function stepSeconds(operation: Explanation['operations'][number], name: string): string {
   const step = operation.steps.find((candidate) => candidate.step === name);
   if (step === undefined || step.endedAt === null) return '–';
   return seconds(new Date(step.endedAt).getTime() - new Date(step.startedAt).getTime());
