@@ -208,7 +208,7 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
     const after = loadFigures(client.seconds.slice(loadSecondsServed));
 
     const made = (await lab.libvirt.allStats()).filter(({ name }) => name.startsWith('ciel-'));
-    const disks = (await readdir(storage)).filter((name) => name.startsWith('ciel-'));
+    const disks = (await readdir(storage)).filter((name) => name.endsWith('.img'));
     const table_ = await lab.run(shop.director.uuid, 'ipvsadm -S -n');
     const realServers = table_.split('\n').filter((line) => line.startsWith('-a') && line.includes('10.77.0.11:80'));
     const newVm = made[0];
@@ -230,7 +230,7 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
       async () => !(await lab.libvirt.allStats()).some(({ name }) => name.startsWith('ciel-')),
     );
     const inMs = Date.now() - inAt;
-    const disksAfter = (await readdir(storage)).filter((name) => name.startsWith('ciel-'));
+    const filesAfter = await readdir(storage);
     const all = loadFigures(client.seconds);
     clearInterval(live);
     stopWatching();
@@ -303,8 +303,8 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
       },
       {
         what: 'scale-in removed what was made',
-        holds: scaledIn.exitCode === 0 && disksAfter.length === 0,
-        seen: `${seconds(inMs)}; ${disksAfter.length} disks left`,
+        holds: scaledIn.exitCode === 0 && filesAfter.length === 0,
+        seen: `${seconds(inMs)}; ${filesAfter.length} files left`,
       },
     ];
   } finally {

@@ -62,8 +62,8 @@ export async function bootGuests(lab: Lab, images: LabImages): Promise<{ directo
 
 export async function startContainers(lab: Lab, vm: LabGuest, images: LabImages): Promise<void> {
   const containers = SERVICE_NAMES.map((name): TenantContainer => {
-    const { address, virtualAddress } = PLACES[name];
-    return { name, image: images.registry.images[name], address, virtualAddress };
+    const { address, virtualAddress, healthPath } = PLACES[name];
+    return { name, image: images.registry.images[name], address, virtualAddress, healthPath };
   });
   await startTenant(lab, vm, containers);
 }
