@@ -1,6 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
-// Two projects: `fast` needs neither VM nor root and is done within a minute; `vm` starts real guests, one file at a time.
+// Two projects: `fast` needs neither VM nor root and is done within a minute; `vm` starts real guests, or kills real
+// processes and waits for their recovery, one file at a time.
 export default defineConfig({
   test: {
     projects: [
@@ -10,6 +11,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['test/**/*.vm.test.ts'],
           testTimeout: 30_000,
+          // Vitest leaves one core free, which on two cores is half of them.
+          maxWorkers: 2,
           // Workflow tests mostly wait for the Temporal server: many at once take half the CPU time that one by one take.
           maxConcurrency: 20,
         },

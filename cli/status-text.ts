@@ -29,6 +29,11 @@ export function renderStatus(status: Status, terminal: Terminal, now: Date): str
         `\n  to do: remove the cause, then: ciel operation retry ${operationId} (or skip, to give it up)`,
     );
   }
+  for (const { operationId, retrying } of status.operations) {
+    for (const { attempt, failure } of retrying) {
+      blocks.push(terminal.colours.yellow(`${operationId} tries again (attempt ${attempt}): ${printable(failure)}`));
+    }
+  }
   const missing = unavailableNotes(status);
   if (missing.length > 0) blocks.push(terminal.colours.yellow(missing.join('\n')));
   return blocks.join('\n\n');

@@ -72,6 +72,8 @@ export interface OperationStatus extends Rows<typeof listOperations> {
   readonly phase: OperationPhase | null;
   /** In phase needsOperator: what could not be done or undone. */
   readonly stuck: readonly string[];
+  /** What the step in flight waits for: failed attempts that are made again. */
+  readonly retrying: readonly { readonly attempt: number; readonly failure: string }[];
   readonly steps: readonly Rows<typeof listSteps>[];
 }
 export interface Status {
@@ -197,6 +199,7 @@ async function collect(
           ...plain(operation),
           phase: answer?.phase ?? null,
           stuck: answer?.stuck ?? [],
+          retrying: await askRetries(reached, operation.operationId),
           steps: (await listSteps(store, operation.runId)).map(plain),
         };
       }),
@@ -246,4 +249,22 @@ async function intentOf(reached: Reached, service: string): Promise<Pick<Service
   if (answer === null) return { intent: null, unavailable };
   const { paused, deleting, operationInFlight, quietUntil, recent } = answer;
   return { intent: { paused, deleting, operationInFlight, quietUntil, recent }, unavailable };
+}
+
+/** Empty as well when Temporal does not answer: that is said once, by the services. */
+async function askRetries(reached: Reached, operationId: string): Promise<OperationStatus['retrying']> {
+  if (!('temporal' in reached)) return [];
+  const { temporal } = reached;
+  try {
+    const { raw } = await temporal.ask(
+      `asked what ${operationId} waits for`,
+      (client) => client.workflow.getHandle(operationId).describe(),
+      QUERY_DEADLINE_MS,
+    );
+    return (raw.pendingActivities ?? []).flatMap(({ attempt, lastFailure }) =>
+      lastFailure?.message ? [{ attempt: attempt ?? 1, failure: lastFailure.message }] : [],
+    );
+  } catch {
+    return [];
+  }
 }

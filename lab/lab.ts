@@ -49,7 +49,7 @@ export class Lab {
   readonly agent: GuestAgent;
   readonly registry: Registry;
 
-  private constructor(parts: Omit<Lab, 'startGuest' | 'run' | 'down'>) {
+  private constructor(parts: Omit<Lab, 'startGuest' | 'removeGuest' | 'run' | 'down'>) {
     this.name = parts.name;
     this.directory = parts.directory;
     this.segment = parts.segment;
@@ -112,6 +112,12 @@ export class Lab {
     }
     await this.run(uuid, SET_ADDRESS, [mac, `${settings.address}/24`, settings.name]);
     return { name: settings.name, uuid, address: settings.address, diskFile };
+  }
+
+  async removeGuest({ uuid, diskFile }: LabGuest): Promise<void> {
+    await this.libvirt.destroy(uuid);
+    await this.libvirt.undefine(uuid);
+    await rm(diskFile);
   }
 
   /** Runs a script in a guest as its owner would by ssh; its arguments are $1, $2, … @returns standard output. */

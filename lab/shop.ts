@@ -9,7 +9,7 @@ import type { SpecInput } from '../model/spec.ts';
 import type { LabImages } from './images/images.ts';
 import { SERVICE_NAMES, type ServiceName } from './images/services.ts';
 import type { Lab, LabGuest } from './lab.ts';
-import { startTenant, type TenantContainer } from './tenant.ts';
+import { DOCKER_READY, startTenant, type TenantContainer } from './tenant.ts';
 
 const MEBIBYTE = 2 ** 20;
 export const SHOP_VM = 'shop-1';
@@ -61,11 +61,14 @@ export async function bootGuests(lab: Lab, images: LabImages): Promise<{ directo
 }
 
 export async function startContainers(lab: Lab, vm: LabGuest, images: LabImages): Promise<void> {
-  const containers = SERVICE_NAMES.map((name): TenantContainer => {
+  await startTenant(lab, vm, tenantContainers(images));
+}
+
+function tenantContainers(images: LabImages): TenantContainer[] {
+  return SERVICE_NAMES.map((name) => {
     const { address, virtualAddress, healthPath } = PLACES[name];
     return { name, image: images.registry.images[name], address, virtualAddress, healthPath };
   });
-  await startTenant(lab, vm, containers);
 }
 
 /** @param storage where Ciel may put disks. */
@@ -101,4 +104,36 @@ export async function writeSpec(lab: Lab, images: LabImages, storage: string): P
   const file = join(lab.directory, 'ciel.yaml');
   await writeFile(file, stringify(spec));
   return file;
+}
+
+/**
+ * What a VM-level autoscaler does: the disk copied whole, booted, and all three services answering, each on an address that is
+ * free. @returns milliseconds; the copy is removed.
+ */
+export async function copyOfShop(lab: Lab, images: LabImages, vm: LabGuest): Promise<number> {
+  const startedAt = performance.now();
+  const copy = await lab.startGuest({
+    name: `${SHOP_VM}-copy`,
+    address: '10.77.0.30',
+    template: images.template.directory,
+    disk: vm.diskFile,
+    vcpus: 1,
+    memoryBytes: 1024 * MEBIBYTE,
+  });
+  // The running disk was copied with its containers, whose names and addresses belong to the original.
+  await lab.run(
+    copy.uuid,
+    `${DOCKER_READY}; docker ps --all --quiet | xargs -r docker rm --force >/dev/null; docker network rm lan >/dev/null`,
+  );
+  await startTenant(
+    lab,
+    copy,
+    tenantContainers(images).map((container) => ({
+      ...container,
+      address: container.address.replace(/2(\d)$/, '3$1'),
+    })),
+  );
+  const tookMs = performance.now() - startedAt;
+  await lab.removeGuest(copy);
+  return tookMs;
 }

@@ -126,6 +126,7 @@ const STATUS: Status = {
       message: '',
       phase: 'running',
       stuck: [],
+      retrying: [],
       openedAt: before(65),
       closedAt: null,
       steps: [
@@ -189,6 +190,14 @@ it('says what an operation needs of the operator, whole', () => {
   const text = renderStatus({ ...STATUS, operations }, new RecordedTerminal(), NOW);
   expect(text).toContain(`scale-out/mosaic/3 needs the operator: ${stuck}\n  to do: `);
   expect(text).toContain('ciel operation retry scale-out/mosaic/3');
+});
+
+it('says what an operation waits for while a step is tried again', () => {
+  const retrying = [{ attempt: 4, failure: 'pulled registry:5000/mosaic:1: connection refused' }];
+  const operations = STATUS.operations.map((operation) => ({ ...operation, retrying }));
+  expect(renderStatus({ ...STATUS, operations }, new RecordedTerminal(), NOW)).toContain(
+    'scale-out/mosaic/3 tries again (attempt 4): pulled registry:5000/mosaic:1: connection refused',
+  );
 });
 
 it('says how to begin when there is nothing', () => {
