@@ -361,8 +361,9 @@ async function forwardUi(lab: Lab, runtime: Runtime): Promise<string> {
     `TCP:${inside.hostname}:${inside.port}`,
   ];
   const listen = `TCP-LISTEN:${port},bind=127.0.0.1,reuseaddr,fork`;
+  // A colon ends an option in socat's addresses.
   // setsid: it stays with --keep, and takeDown finds it by the label, which socat only puts into its log.
-  spawn('socat', ['-lp', FORWARD_LABEL, listen, `EXEC:${command.join(' ')}`], {
+  spawn('socat', ['-lp', FORWARD_LABEL, listen, `EXEC:${command.join(' ').replaceAll(':', String.raw`\:`)}`], {
     detached: true,
     stdio: 'ignore',
   }).unref();

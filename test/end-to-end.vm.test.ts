@@ -83,6 +83,25 @@ async function until<T>(what: string, withinMs: number, look: () => Promise<T | 
   }
 }
 
+/** Watches by one process: a command each second would take the CPU time that makes the VM hot. */
+async function operationOf(service: string) {
+  let status: Status | null = null;
+  const stopWatching = ciel.watchStatus((next) => {
+    status = next;
+  });
+  try {
+    return await until(`${service} has an operation`, 120_000, async () => {
+      const operations = (status as Status | null)?.operations ?? [];
+      return operations.find((operation) => operation.service === service) ?? null;
+    });
+  } catch (error) {
+    const why = await ciel.cli('explain', SHOP_VM);
+    throw new Error(`no operation of ${service}: ${why.stdout}${why.stderr}`, { cause: error });
+  } finally {
+    stopWatching();
+  }
+}
+
 describe('bad input', () => {
   it.each([
     ['no-image', 'install image', /missing/],
@@ -130,10 +149,7 @@ describe('the main job', () => {
     await ciel.json('monitor', 'start', SHOP_VM);
     const load: LoadClient = startLoad(lab.segment, virtualUrl('mosaic'), 3);
     try {
-      const operation = await until('mosaic is scaled out', 120_000, async () => {
-        const status = await ciel.json<Status>('status');
-        return status.operations.find(({ service }) => service === 'mosaic') ?? null;
-      });
+      const operation = await operationOf('mosaic');
       // A kill each few seconds, of one process after the other, Temporal and PostgreSQL included.
       const runtime = await ciel.runtime();
       for (const { pid } of runtime?.processes ?? []) {
@@ -141,6 +157,7 @@ describe('the main job', () => {
         await pause(6_000);
       }
       const done = await until('the operation has ended', 400_000, async () => {
+        await pause(4_000);
         const found = await ciel.cli('explain', operation.operationId, '--json');
         if (found.exitCode !== 0) return null;
         const [current] = (JSON.parse(found.stdout) as Explanation).operations;
