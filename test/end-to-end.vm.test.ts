@@ -1,6 +1,6 @@
 /**
  * The main job on real VMs, with the product as its user has it: `ciel up` and the command line, in a lab of its own. What is
- * checked is what libvirt, LVS, the disks and clients say. Bad input comes first, because it must leave nothing.
+ * checked is what libvirt, LVS, the disks and clients say. Each part has a lab of its own.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -21,7 +21,7 @@ let ciel: Ciel;
 let shop: Shop;
 let storage: string;
 
-beforeAll(async () => {
+async function up(): Promise<void> {
   const images = await buildImages(() => {});
   lab = await Lab.up(LAB, images);
   const guests = await bootGuests(lab, images);
@@ -31,12 +31,12 @@ beforeAll(async () => {
   ciel = new Ciel(lab.segment, `${lab.directory}/ciel`);
   await Promise.all([startContainers(lab, guests.vm, images), ciel.up()]);
   await ciel.json('apply', '-f', shop.specFile);
-});
+}
 
-afterAll(async () => {
+async function down(): Promise<void> {
   await ciel?.down();
   await lab?.down();
-});
+}
 
 /** Services that can never serve, each for its own reason. They have no adopted replica and a min of 0. */
 async function addBadServices(specFile: string): Promise<void> {
@@ -103,6 +103,9 @@ async function operationOf(service: string) {
 }
 
 describe('bad input', () => {
+  beforeAll(up);
+  afterAll(down);
+
   it.each([
     ['no-image', 'install image', /missing/],
     ['exits', 'start container', /Apache/],
@@ -138,6 +141,9 @@ describe('bad input', () => {
 });
 
 describe('the main job', () => {
+  beforeAll(up);
+  afterAll(down);
+
   it('reads the containers from outside, with names and images', async () => {
     const look = await ciel.json<{ containers: { name: string | null; image: string | null }[] }>(
       ...['introspect', SHOP_VM, '--host-uri', lab.libvirtd.uri],
