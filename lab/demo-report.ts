@@ -4,7 +4,6 @@ import pc from 'picocolors';
 import { type Color, plot } from 'simple-ascii-chart';
 import type { Status } from '../cli/status.ts';
 import type { LoadSecond } from './load.ts';
-import { seconds } from './terminal.ts';
 
 /** One look of `ciel status`, reduced to what is drawn. */
 export interface Look {
@@ -181,7 +180,6 @@ export function claimLines(claims: readonly Claim[]): string {
 export function mebibytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 }
-export { seconds };
 
 function percent(cores: number | null): string {
   return cores === null ? '?' : `${Math.round(cores * 100)} %`;

@@ -209,8 +209,8 @@ async function scaleOutUnderLoad(stage: Stage): Promise<Claim[]> {
 
     const made = (await lab.libvirt.allStats()).filter(({ name }) => name.startsWith('ciel-'));
     const disks = (await readdir(storage)).filter((name) => name.endsWith('.img'));
-    const table_ = await lab.run(shop.director.uuid, 'ipvsadm -S -n');
-    const realServers = table_.split('\n').filter((line) => line.startsWith('-a') && line.includes('10.77.0.11:80'));
+    const lvsRules = await lab.run(shop.director.uuid, 'ipvsadm -S -n');
+    const realServers = lvsRules.split('\n').filter((line) => line.startsWith('-a') && line.includes('10.77.0.11:80'));
     const newVm = made[0];
     const disk = disks[0] === undefined ? 0 : (await stat(join(storage, disks[0]))).blocks * 512;
     const copy = await weighCopy(stage);
@@ -361,8 +361,8 @@ async function forwardUi(lab: Lab, runtime: Runtime): Promise<string> {
     `TCP:${inside.hostname}:${inside.port}`,
   ];
   const listen = `TCP-LISTEN:${port},bind=127.0.0.1,reuseaddr,fork`;
-  // A colon ends an option in socat's addresses.
-  // setsid: it stays with --keep, and takeDown finds it by the label, which socat only puts into its log.
+  // Detached: it stays with --keep, and takeDown finds it by the label, which socat only puts into its log. A colon ends an
+  // option in socat's addresses, hence the backslashes.
   spawn('socat', ['-lp', FORWARD_LABEL, listen, `EXEC:${command.join(' ').replaceAll(':', String.raw`\:`)}`], {
     detached: true,
     stdio: 'ignore',
