@@ -16,10 +16,16 @@ export type ProbeResult =
   | { readonly healthy: true; readonly latencyMs: number }
   | { readonly healthy: false; readonly message: string };
 
-/** Never throws; cancelled by the signal it counts as no answer. */
+/**
+ * Never throws; cancelled by the signal it counts as no answer. The limit is a timer of our own: Node 20 holds the
+ * sources of AbortSignal.any weakly, so an AbortSignal.timeout among them may be collected and then never fires, and the
+ * probe of a silent replica waits for ever (nodejs/node issue 54614).
+ */
 export async function probe(target: ProbeTarget, signal: AbortSignal): Promise<ProbeResult> {
   const began = performance.now();
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(target.timeoutMs)]);
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), target.timeoutMs);
+  const limited = AbortSignal.any([signal, limit.signal]);
   try {
     await (target.path === null ? connectOnce(target, limited) : getOnce(target, target.path, limited));
     return { healthy: true, latencyMs: Math.round(performance.now() - began) };
@@ -27,6 +33,8 @@ export async function probe(target: ProbeTarget, signal: AbortSignal): Promise<P
     const where = `${target.address}:${target.port}${target.path ?? ''}`;
     const found = limited.aborted ? `no answer within ${target.timeoutMs} ms` : (error as Error).message;
     return { healthy: false, message: `${where}: ${found}` };
+  } finally {
+    clearTimeout(timer);
   }
 }
 

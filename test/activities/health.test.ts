@@ -1,5 +1,7 @@
 import { createServer } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { probe } from '../../activities/health.ts';
 
@@ -45,6 +47,19 @@ describe('probe', () => {
     ['/silent', 'no answer within 300 ms'],
   ])('path %s: %s', async (path, found) => {
     expect(await ask({ path })).toEqual({ healthy: false, message: expect.stringContaining(found) });
+  });
+  it('is limited although garbage is collected meanwhile', async () => {
+    setFlagsFromString('--expose-gc');
+    const collectGarbage = runInNewContext('gc') as () => void;
+    const collecting = setInterval(collectGarbage, 5);
+    try {
+      expect(await ask({ path: '/silent' })).toEqual({
+        healthy: false,
+        message: expect.stringContaining('no answer within 300 ms'),
+      });
+    } finally {
+      clearInterval(collecting);
+    }
   });
   it('a closed port, and something that speaks no HTTP', async () => {
     expect(await ask({ port: 1 })).toEqual({ healthy: false, message: expect.stringContaining('ECONNREFUSED') });
