@@ -9,14 +9,14 @@
  *   4. the process that owns the RAM still lives: else nothing of this counts
  *
  * Views check by themselves that a cgroup is the same one before and after a reading, and that no flush came between; one
- * that changed is tried again here, with everything forgotten that was staged or translated.
+ * that changed is tried again, with everything forgotten that was staged or translated.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "guest.h"
+#include "figures.h"
 #include "recognise.h"
 #include "runtime.h"
 
@@ -25,8 +25,6 @@ enum {
 	FUEL_OF_SAMPLE = 2000000,
 	/* A staged load may cost 3 µs. */
 	FUEL_OF_STAGED_SAMPLE = 400000,
-	FUEL_OF_CONTAINER = 200000,
-	TRIES = 3,
 	FIRST_CGROUPS = 256,
 	MAX_CGROUPS = 16384,
 	MAX_PATH = 4096,
@@ -36,7 +34,7 @@ enum {
 struct sample {
 	struct ciel_guest *guest;
 	struct ciel_view_context context;
-	uint64_t fuel_left;
+	struct ciel_tank tank;
 	uint8_t *buffer;
 	uint64_t capacity, used;
 	struct ciel_error *error;
@@ -54,38 +52,6 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static enum ciel_status status_of_view(int result)
-{
-	switch (result) {
-	case 0:
-		return CIEL_OK;
-	case VIEW_NOT_ACCOUNTED:
-		return CIEL_NOT_ACCOUNTED;
-	case CIEL_VIEW_FAULT:
-		return CIEL_FAULTED;
-	case CIEL_VIEW_NO_SLOT:
-		return CIEL_NO_FIELD;
-	case CIEL_VIEW_CHANGED:
-		return CIEL_TORN;
-	default:
-		return CIEL_EXHAUSTED;
-	}
-}
-
-/* Before each view: at most `limit` of the sample's fuel. After it: what was burnt is gone. */
-static uint64_t lend_fuel(struct sample *sample, uint64_t limit)
-{
-	uint64_t lent = sample->fuel_left < limit ? sample->fuel_left : limit;
-
-	sample->context.fuel = lent;
-	return lent;
-}
-
-static void settle_fuel(struct sample *sample, uint64_t lent)
-{
-	sample->fuel_left -= lent - sample->context.fuel;
-}
-
 /* The message for a view that failed as a whole. */
 static enum ciel_status fail_view(const struct sample *sample, int result, const char *what)
 {
@@ -99,7 +65,7 @@ static enum ciel_status fail_view(const struct sample *sample, int result, const
 		return ciel_fail(sample->error, CIEL_NO_FIELD, "%s: the kernel %s has no %s", what, sample->guest->info.release,
 				 ciel_slot_name(context->error_slot));
 	case CIEL_VIEW_CHANGED:
-		return ciel_fail(sample->error, CIEL_TORN, "%s: changed while it was read, %d times", what, (int)TRIES);
+		return ciel_fail(sample->error, CIEL_TORN, "%s: changed while it was read, %d times", what, (int)CIEL_TRIES);
 	default:
 		return ciel_fail(sample->error, CIEL_EXHAUSTED, "%s: too many, too deep, or without end", what);
 	}
@@ -111,10 +77,10 @@ static enum ciel_status prove(struct sample *sample, struct ciel_sample_header *
 	struct ciel_guest *guest = sample->guest;
 	struct view_proof proof;
 	uint8_t boot_id[sizeof(guest->boot_id)];
-	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+	uint64_t lent = ciel_lend(&sample->tank, CIEL_FUEL_OF_VIEW);
 	int result = view_prove(&proof);
 
-	settle_fuel(sample, lent);
+	ciel_settle(&sample->tank, lent);
 	if (result)
 		return ciel_fail(sample->error, CIEL_STALE, "the kernel %s is no longer in the RAM (view error %d at 0x%" PRIx64 ")",
 				 guest->info.release, result, sample->context.error_address);
@@ -149,9 +115,9 @@ static enum ciel_status read_kernel(struct sample *sample)
 	struct view_kernel *kernel = calloc(1, sizeof(*kernel));
 	if (!kernel)
 		return ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for the guest's CPUs");
-	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
+	uint64_t lent = ciel_lend(&sample->tank, CIEL_FUEL_OF_VIEW);
 	int result = view_kernel(kernel);
-	settle_fuel(sample, lent);
+	ciel_settle(&sample->tank, lent);
 	if (result) {
 		free(kernel);
 		return fail_view(sample, result, "reading the guest's CPUs");
@@ -187,14 +153,14 @@ static enum ciel_status list_cgroups(struct sample *sample, uint64_t *ret_count)
 		enum ciel_status status = cgroup_capacity ? CIEL_OK : grow_cgroups(sample);
 		if (status)
 			return status;
-		uint64_t lent = lend_fuel(sample, sample->fuel_left);
+		uint64_t lent = ciel_lend(&sample->tank, sample->tank.left);
 		int result = view_cgroups(cgroups, cgroup_capacity, ret_count);
-		settle_fuel(sample, lent);
+		ciel_settle(&sample->tank, lent);
 		if (result == 0)
 			return CIEL_OK;
 		if (result == CIEL_VIEW_LIMIT && *ret_count == cgroup_capacity)
 			status = grow_cgroups(sample);
-		else if (++tries == TRIES || sample->fuel_left == 0)
+		else if (++tries == CIEL_TRIES || sample->tank.left == 0)
 			status = fail_view(sample, result, "listing cgroups");
 		if (status)
 			return status;
@@ -222,101 +188,11 @@ static uint32_t build_path(uint32_t index, char path[MAX_PATH])
 	return length;
 }
 
-static void set_figure(struct ciel_sample_container *record, enum ciel_figure_name name, const struct view_figure *figure)
-{
-	if (figure->status == VIEW_NOT_LIMITED) {
-		record->figures[name] = (struct ciel_figure){ .value = UINT64_MAX };
-		return;
-	}
-	record->figures[name] = (struct ciel_figure){
-		.value = figure->status ? 0 : figure->value,
-		.status = (int32_t)status_of_view(figure->status),
-		.detail = figure->slot,
-	};
-}
-
-static void set_failed(struct ciel_sample_container *record, enum ciel_figure_name first, enum ciel_figure_name last,
-		       const struct sample *sample, int result)
-{
-	const struct view_figure failed = { .status = result, .slot = sample->context.error_slot };
-
-	for (enum ciel_figure_name name = first; name <= last; name++)
-		set_figure(record, name, &failed);
-}
-
-/* What the views know of one container; the results say which of them hold. */
-struct container_reading {
-	struct view_cpu cpu;
-	struct view_memory memory;
-	struct view_io io;
-	int cpu_result, memory_result, io_result;
-};
-
-static int read_cpu(struct sample *sample, const struct view_cgroup *cgroup, struct view_cpu *cpu)
-{
-	uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
-	int result = view_cgroup_cpu(cgroup->address, cgroup->serial, sample->guest->kernel, cpu);
-
-	settle_fuel(sample, lent);
-	return result;
-}
-
-static void read_container(struct sample *sample, const struct view_cgroup *cgroup, struct container_reading *reading)
-{
-	struct ciel_guest *guest = sample->guest;
-
-	for (int i = 0; i < TRIES; i++) {
-		reading->cpu_result = read_cpu(sample, cgroup, &reading->cpu);
-
-		uint64_t lent = lend_fuel(sample, FUEL_OF_CONTAINER);
-		reading->memory_result =
-			view_cgroup_memory(cgroup->address, cgroup->serial, guest->kernel, &reading->memory);
-		settle_fuel(sample, lent);
-		lent = lend_fuel(sample, FUEL_OF_CONTAINER);
-		reading->io_result = view_cgroup_io(cgroup->address, cgroup->serial, guest->kernel, &reading->io);
-		settle_fuel(sample, lent);
-
-		int has_changed = reading->cpu_result == CIEL_VIEW_CHANGED || reading->memory_result == CIEL_VIEW_CHANGED ||
-				  reading->io_result == CIEL_VIEW_CHANGED;
-		if (!has_changed)
-			return;
-		ciel_space_refresh(&guest->space);
-	}
-}
-
-static void set_figures(const struct sample *sample, const struct container_reading *reading,
-			struct ciel_sample_container *record)
-{
-	if (reading->cpu_result) {
-		set_failed(record, CIEL_FIGURE_CPU, CIEL_FIGURE_CPU_PER_CPU, sample, reading->cpu_result);
-	} else {
-		set_figure(record, CIEL_FIGURE_CPU, &reading->cpu.usage);
-		set_figure(record, CIEL_FIGURE_CPU_USER, &reading->cpu.user);
-		set_figure(record, CIEL_FIGURE_CPU_SYSTEM, &reading->cpu.system);
-		set_figure(record, CIEL_FIGURE_CPU_PER_CPU, &reading->cpu.per_cpu);
-	}
-	if (reading->memory_result) {
-		set_failed(record, CIEL_FIGURE_MEMORY, CIEL_FIGURE_MEMORY_LIMIT, sample, reading->memory_result);
-	} else {
-		set_figure(record, CIEL_FIGURE_MEMORY, &reading->memory.current);
-		set_figure(record, CIEL_FIGURE_MEMORY_ANON, &reading->memory.anon);
-		set_figure(record, CIEL_FIGURE_MEMORY_FILE, &reading->memory.file);
-		set_figure(record, CIEL_FIGURE_MEMORY_SWAP_CACHE, &reading->memory.swap_cache);
-		set_figure(record, CIEL_FIGURE_MEMORY_LIMIT, &reading->memory.limit);
-	}
-	if (reading->io_result) {
-		set_failed(record, CIEL_FIGURE_IO_READ, CIEL_FIGURE_IO_WRITE, sample, reading->io_result);
-	} else {
-		set_figure(record, CIEL_FIGURE_IO_READ, &reading->io.read_bytes);
-		set_figure(record, CIEL_FIGURE_IO_WRITE, &reading->io.write_bytes);
-	}
-}
-
 /* Step 3 for one container. */
 static enum ciel_status add_container(struct sample *sample, const struct ciel_sample_header *header, uint32_t index,
 				      enum ciel_runtime runtime, uint32_t id_offset, uint32_t id_length)
 {
-	static _Thread_local struct container_reading reading;
+	static _Thread_local struct ciel_readings readings;
 	const struct view_kernel *kernel = sample->guest->kernel;
 	char path[MAX_PATH];
 	uint32_t path_length = build_path(index, path);
@@ -339,13 +215,13 @@ static enum ciel_status add_container(struct sample *sample, const struct ciel_s
 		record->id_offset = path_length - name_length + id_offset;
 		record->id_length = id_length;
 	}
-	read_container(sample, &cgroups[index], &reading);
-	set_figures(sample, &reading, record);
+	ciel_readings_take(sample->guest, &sample->tank, &cgroups[index], &readings);
+	ciel_readings_write(&readings, record);
 
 	uint8_t *by_cpu = at + sizeof(*record);
 	memset(by_cpu, 0xff, cpu_bytes);
 	for (uint32_t i = 0; i < kernel->cpu_count; i++)
-		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &reading.cpu.by_cpu[i], sizeof(uint64_t));
+		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &readings.cpu.by_cpu[i], sizeof(uint64_t));
 	memcpy(by_cpu + cpu_bytes, path, path_length);
 	sample->used += bytes;
 	return CIEL_OK;
@@ -386,7 +262,7 @@ int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity
 	struct sample sample = {
 		.guest = guest,
 		.context = { .slots = guest->slots },
-		.fuel_left = fuel,
+		.tank = { .context = &sample.context, .left = fuel },
 		.buffer = buffer,
 		.capacity = capacity,
 		.used = sizeof(struct ciel_sample_header),
@@ -417,7 +293,7 @@ int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity
 		*error = gone;
 	if (error->status)
 		return error->status;
-	header.fuel_used = (uint32_t)(fuel - sample.fuel_left);
+	header.fuel_used = (uint32_t)(fuel - sample.tank.left);
 	header.bytes = (uint32_t)sample.used;
 	header.elapsed_ns = clock_ns(CLOCK_MONOTONIC) - start;
 	memcpy(buffer, &header, sizeof(header));
