@@ -11,6 +11,7 @@ import { type BuiltTemplate, DOCKER_READY } from '../../template/build.ts';
 import { buildOnce, contentHash, type Progress } from '../../template/cache.ts';
 import { kernelCommandLine, TEMPLATE_FILES } from '../../template/domain-xml.ts';
 import { Trial } from '../../template/trial.ts';
+import { cloneTo } from '../disk-copy.ts';
 import { REGISTRY_PORT, startRegistry } from '../registry.ts';
 import { createSegment, inSegment, removeSegment, segmentNamed } from '../segment.ts';
 import type { RegistryStorage } from './services.ts';
@@ -33,7 +34,7 @@ export async function tenantDisk(
   const hash = contentHash({ template: template.manifest.contentHash, registry: registry.directory, references });
   const directory = await buildOnce({ name: 'tenant-disk', hash }, async (work) => {
     const disk = join(work, TEMPLATE_FILES.disk);
-    await execa('cp', ['--sparse=always', '--reflink=auto', join(template.directory, TEMPLATE_FILES.disk), disk]);
+    await cloneTo(join(template.directory, TEMPLATE_FILES.disk), disk);
     await createSegment(segment);
     const state = join(work, 'registry');
     await mkdir(state);
