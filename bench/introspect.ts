@@ -64,6 +64,7 @@ async function measureSource(
     ramBytes: qemu.ramBytes,
     maxRamBelow4gBytes: qemu.maxRamBelow4gBytes,
     source,
+    withServices: false,
     cachePath: null,
   };
   const ram = await ramFile(qemu.pid);

@@ -22,6 +22,7 @@ interface IntrospectOptions {
   readonly disk?: string;
   readonly interval: number;
   readonly watch?: true;
+  readonly services?: true;
 }
 
 /** The first look attaches: searches the guest's RAM for its kernel. */
@@ -38,6 +39,7 @@ export function introspectCommand(context: CommandContext): Command {
     .option('--pid <pid>', "a QEMU process instead of a libvirt VM's name", parsePid)
     .option('--disk <file>', "the VM's raw disk image, for names when libvirt cannot be asked")
     .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
+    .option('--services', "also the guest's systemd services, which Ciel never decides on")
     .option('--watch', 'look again and again until interrupted')
     .addHelpText(
       'after',
@@ -73,7 +75,7 @@ async function introspect(
   });
   const introspection = new Introspection({ cacheDirectory: join(cacheDirectory(), 'introspect') });
   try {
-    introspection.watch({ uuid: vm.uuid, pid: vm.pid });
+    introspection.watch({ uuid: vm.uuid, pid: vm.pid, withServices: options.services === true });
     const look = async (deadlineMs: number): Promise<Reading<VmIntrospection>> =>
       (await introspection.sample([vm.uuid], deadlineMs)).get(vm.uuid) ??
       unavailable('ReaderDown', 'the reader gave no answer');

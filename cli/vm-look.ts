@@ -165,8 +165,8 @@ export function renderLook(look: VmLook, terminal: Terminal): string {
   const notes = reasonsOf(look).map((note) => yellow(note));
   if (containers.length === 0) return [...head, '', 'No container runs in it.', ...notes].join('\n');
   const rows = containers.map((container): Cell[] => [
-    printable(container.name ?? container.id.slice(0, 12)),
-    container.image === null ? '–' : printable(container.image),
+    printable(container.name ?? (container.runtime === 'systemd' ? container.id : container.id.slice(0, 12))),
+    imageCell(container),
     figure(container.cpuCores, coresText, terminal),
     memoryCell(container, terminal),
     figure(container.ioReadBytesPerSecond, rateText, terminal),
@@ -186,6 +186,11 @@ export function renderLook(look: VmLook, terminal: Terminal): string {
   );
   const nameNote = names.available ? [] : [dim('Without names, containers are shown by id.')];
   return [...head, '', body, ...(notes.length === 0 ? [] : ['', ...notes]), ...nameNote].join('\n');
+}
+
+function imageCell({ runtime, image }: ContainerLook): Cell {
+  if (runtime === 'systemd') return '(service)';
+  return image === null || image === '' ? '–' : printable(image);
 }
 
 function figure(reading: Reading<number>, text: (value: number) => string, { colours }: Terminal): Cell {

@@ -6,7 +6,8 @@
  */
 import type { Reading } from './reading.ts';
 
-export const CONTAINER_RUNTIMES = ['docker', 'podman', 'containerd', 'lxc', 'lxd', 'systemd'] as const;
+/** lxc is LXD's and Incus', too. systemd: a service of the guest, no container; shown when asked for, never decided on. */
+export const CONTAINER_RUNTIMES = ['docker', 'podman', 'containerd', 'lxc', 'crio', 'nspawn', 'systemd'] as const;
 export type ContainerRuntime = (typeof CONTAINER_RUNTIMES)[number];
 
 /** One container as the guest's kernel accounts for it. Byte figures are plain numbers: no guest has 2^53 bytes. */

@@ -23,6 +23,8 @@ export interface WatchedVm {
   /** null: looked for by UUID. */
   readonly pid: number | null;
   readonly source: SourceChoice;
+  /** Systemd services are sampled like containers. */
+  readonly withServices: boolean;
 }
 
 const FIRST_PAUSE_MS = 500;
@@ -62,7 +64,12 @@ export class GuestWatch {
 
   /** Whether this is how that VM is to be read; a restarted VM has another pid. */
   isFor(vm: WatchedVm): boolean {
-    return vm.uuid === this.#vm.uuid && vm.pid === this.#vm.pid && vm.source === this.#vm.source;
+    return (
+      vm.uuid === this.#vm.uuid &&
+      vm.pid === this.#vm.pid &&
+      vm.source === this.#vm.source &&
+      vm.withServices === this.#vm.withServices
+    );
   }
 
   close(): void {
@@ -160,6 +167,7 @@ export class GuestWatch {
         ramBytes: process.ramBytes,
         maxRamBelow4gBytes: process.maxRamBelow4gBytes,
         source: this.#vm.source,
+        withServices: this.#vm.withServices,
         cachePath,
       });
       this.#failure = null;

@@ -87,11 +87,17 @@ export class Introspection {
   }
 
   /** Registers a VM, or changes how it is read: with another pid it is another process, and its strikes are forgotten. */
-  watch(vm: { readonly uuid: string; readonly pid?: number | null; readonly source?: SourceChoice }): void {
-    const wanted: WatchedVm = { uuid: vm.uuid, pid: vm.pid ?? null, source: vm.source ?? 'auto' };
-    const known = this.#watched.get(vm.uuid)?.vm;
-    if (known && known.pid === wanted.pid && known.source === wanted.source) return;
-    this.#watched.set(vm.uuid, { vm: wanted, strikes: 0, goodInARow: 0 });
+  watch(vm: {
+    readonly uuid: string;
+    readonly pid?: number | null;
+    readonly source?: SourceChoice;
+    readonly withServices?: boolean;
+  }): void {
+    const { uuid, pid = null, source = 'auto', withServices = false } = vm;
+    const wanted: WatchedVm = { uuid, pid, source, withServices };
+    const known = this.#watched.get(uuid)?.vm;
+    if (known && known.pid === pid && known.source === source && known.withServices === withServices) return;
+    this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0 });
   }
 
   /** Ends the watching of a VM and gives its RAM back: a mapping keeps a dead VM's RAM alive. */

@@ -47,6 +47,8 @@ export interface AttachRequest {
   /** QEMU's machine option; null when it was not given. */
   readonly maxRamBelow4gBytes: number | null;
   readonly source: SourceChoice;
+  /** Systemd services are sampled like containers. */
+  readonly withServices: boolean;
   /** Attached from and saved to; null: neither. */
   readonly cachePath: string | null;
 }
@@ -132,6 +134,7 @@ function encodeRequest(request: AttachRequest): Buffer {
   bytes.writeBigUInt64LE(BigInt(request.ramBytes), 16);
   bytes.writeBigUInt64LE(BigInt(request.maxRamBelow4gBytes ?? 0), 24);
   bytes.writeUInt32LE(SOURCES[request.source], 32);
+  bytes.writeUInt32LE(request.withServices ? 1 : 0, 36);
   const path = Buffer.from(request.cachePath ?? '', 'utf8');
   if (path.length >= REQUEST.cachePathBytes)
     throw new Error(`the cache path ${request.cachePath} is longer than ${REQUEST.cachePathBytes - 1} bytes`);

@@ -36,7 +36,16 @@ export function reasonOfStatus(status: number): UnavailableReason {
 }
 
 /** enum ciel_runtime, by number. */
-const RUNTIMES: readonly (ContainerRuntime | null)[] = [null, 'docker', 'podman', 'containerd', 'lxc'];
+const RUNTIMES: readonly (ContainerRuntime | null)[] = [
+  null,
+  'docker',
+  'podman',
+  'containerd',
+  'lxc',
+  'crio',
+  'nspawn',
+  'systemd',
+];
 
 /** enum ciel_figure_name, by number. */
 const FIGURE = {

@@ -244,9 +244,12 @@ static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *h
 	header->cpu_count = kernel->cpu[kernel->cpu_count - 1] + 1;
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t id_offset, id_length;
-		enum ciel_runtime runtime =
-			ciel_recognise(cgroups[i].name, cgroups[cgroups[i].parent].name, &id_offset, &id_length);
+		uint32_t parent = cgroups[i].parent, grandparent = cgroups[parent].parent;
+		const struct ciel_cgroup_names names = { cgroups[i].name, cgroups[parent].name, cgroups[grandparent].name };
+		enum ciel_runtime runtime = ciel_recognise(&names, &id_offset, &id_length);
 		if (runtime == CIEL_RUNTIME_NONE || !cgroups[i].is_online)
+			continue;
+		if (runtime == CIEL_RUNTIME_SYSTEMD && !sample->guest->with_services)
 			continue;
 		status = add_container(sample, header, i, runtime, id_offset, id_length);
 		if (status)

@@ -41,6 +41,7 @@ struct ciel_guest {
 	uint8_t btf_hash[CIEL_HASH_BYTES];
 	uint8_t boot_id[16];
 	struct ciel_slot *slots; /* of the views, then of the core */
+	int with_services; /* samples hold systemd services, too */
 	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
 };
 

@@ -82,6 +82,7 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	struct ciel_error ignored;
 	if (cache_path[0] && !report->from_cache)
 		ciel_guest_save(guest, cache_path, &ignored);
+	guest->with_services = request->with_services != 0;
 	report->levels = guest->info.levels;
 	memcpy(report->btf_hash, guest->btf_hash, sizeof(report->btf_hash));
 	memcpy(report->boot_id, guest->boot_id, sizeof(report->boot_id));

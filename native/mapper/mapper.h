@@ -36,7 +36,7 @@ struct ciel_attach_request {
 	uint64_t ram_bytes;
 	uint64_t max_ram_below_4g; /* QEMU's machine option; 0: not given */
 	uint32_t source; /* enum ciel_source_choice */
-	uint32_t reserved;
+	uint32_t with_services; /* systemd services of the guest are sampled like containers */
 	/* A file to attach from and to save to; empty: none. It names offsets and addresses only, and is proved on use. */
 	char cache_path[248];
 };

@@ -112,6 +112,12 @@ describe('the text', () => {
     `);
   });
 
+  it('marks services as what they are', () => {
+    const service = counters(0n, { id: 'cron.service', runtime: 'systemd', cgroupPath: '/system.slice/cron.service' });
+    const text = renderLook(look(at(10n, [service]), at(11n, [service])), new RecordedTerminal());
+    expect(text).toMatch(/^cron\.service +\(service\) +0\.00/m);
+  });
+
   it('falls back to ids, and says why there are no names', () => {
     const names = unavailable('NbdBusy', 'a backup uses the NBD server');
     const text = renderLook(
