@@ -4,7 +4,8 @@
  *
  *   limit    use / limit >= target
  *   level    the largest share of what the containers use: at least half, and 1.5 x the next one
- *   change   d_i = mean(W1) - mean(W0), significant from 3 standard errors on; phi_i = d_i / sum of all rises;
+ *   change   d_i = mean(W1) - mean(W0), significant from 3 standard errors on; phi_i = d_i / sum of all rises, where
+ *            one that was not read before the rise may have risen by all that it uses, and is not blamed for that;
  *            the largest phi >= 0.5, else the fewest containers that reach 0.7 together;
  *            without a step, the largest positive trend weighted by the share of the level
  *
@@ -57,7 +58,7 @@ export function attribute(evidence: VmEvidence, now: string): Attribution | Refu
   // The VM's memory as libvirt sees it is what was given to it, not what is used: only CPU can be held against the sum.
   const rest = memory ? null : evidence.others.cpuCores;
   const total = sum(parts.map(({ level }) => level)) + (figure(rest?.since?.mean) ?? 0);
-  const rises = sum(parts.map(({ change }) => Math.max(0, change ?? 0))) + Math.max(0, changeOf(rest) ?? 0);
+  const rises = sum(parts.map(mostRise)) + Math.max(0, changeOf(rest) ?? figure(rest?.since?.mean) ?? 0);
   if (!memory) {
     const used = figure(evidence.cpuCores.since?.mean);
     if (used !== null && total < MUST_EXPLAIN * used) {
@@ -71,7 +72,7 @@ export function attribute(evidence: VmEvidence, now: string): Attribution | Refu
       if (rises < MUST_EXPLAIN * grown) {
         return refuse(
           'LoadOutsideContainers',
-          `since ${evidence.onset} the VM grew by ${cores(grown)}, its containers by ${cores(rises)}: look outside containers`,
+          `since ${evidence.onset} the VM grew by ${cores(grown)}, its containers by at most ${cores(rises)}: look outside containers`,
         );
       }
     }
@@ -83,6 +84,11 @@ export function attribute(evidence: VmEvidence, now: string): Attribution | Refu
 function replicasFirst({ container: a }: Part, { container: b }: Part): number {
   const managed = Number(b.service !== null) - Number(a.service !== null);
   return managed || (a.containerId < b.containerId ? -1 : 1);
+}
+
+/** What was not read before the rise (watched only since then, or just started) may all be new: unknown is not zero. */
+function mostRise({ change, level }: Part): number {
+  return Math.max(0, change ?? level);
 }
 
 type Refuse = (reason: RefusalReason, explanation: string) => Refusal;

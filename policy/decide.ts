@@ -7,7 +7,7 @@ import { attribute } from './culprit.ts';
 import { scaleIn } from './scale-in.ts';
 import { scaleOut } from './scale-out.ts';
 
-export const POLICY_VERSION = '1';
+export const POLICY_VERSION = '2';
 
 export function decideOutcome<K extends DecisionKind>(input: Extract<DecisionInput, { kind: K }>): DecisionOutcome<K>;
 export function decideOutcome(input: DecisionInput): DecisionOutcome<DecisionKind> {

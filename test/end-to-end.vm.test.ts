@@ -1,6 +1,7 @@
 /**
  * The main job on real VMs, with the product as its user has it: `ciel up` and the command line, in a lab of its own. What is
- * checked is what libvirt, LVS, the disks and clients say. Each part has a lab of its own.
+ * checked is what libvirt, LVS, the disks and clients say. The main job comes after the bad input: what was undone must
+ * not stand in its way.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -102,10 +103,10 @@ async function operationOf(service: string) {
   }
 }
 
-describe('bad input', () => {
-  beforeAll(up);
-  afterAll(down);
+beforeAll(up);
+afterAll(down);
 
+describe('bad input', () => {
   it.each([
     ['no-image', 'install image', /missing/],
     ['exits', 'start container', /Apache/],
@@ -141,9 +142,6 @@ describe('bad input', () => {
 });
 
 describe('the main job', () => {
-  beforeAll(up);
-  afterAll(down);
-
   it('reads the containers from outside, with names and images', async () => {
     const look = await ciel.json<{ containers: { name: string | null; image: string | null }[] }>(
       ...['introspect', SHOP_VM, '--host-uri', lab.libvirtd.uri],

@@ -11,6 +11,12 @@ const blamed = (evidence: VmEvidence) => {
   return outcome.act ? outcome.candidates.map(({ service, by }) => `${service} by ${by}`) : outcome.reason;
 };
 
+/** As when the wish to watch a VM, or the container, is younger than the rise. */
+function unreadBefore(name: string, since: number) {
+  const read = container(name, name, 0, since);
+  return { ...read, cpuCores: { ...read.cpuCores, before: null, unavailable: 'no sample in this window' } };
+}
+
 describe('the cause of a hot VM', () => {
   it.each<[string, VmEvidence, string | string[]]>([
     [
@@ -63,6 +69,21 @@ describe('the cause of a hot VM', () => {
     [
       'load outside that came on top of a busy container',
       vmEvidence([container('a', 'a', 0.5, 0.5)], { cpuCores: steady(0.5, 0.95) }),
+      'LoadOutsideContainers',
+    ],
+    [
+      'one that stands out, read only since the rise: its growth is unknown, and not zero (invariant 5)',
+      vmEvidence([unreadBefore('mosaic', 0.98), unreadBefore('nginx', 0.01)], { cpuCores: steady(0.06, 0.96) }),
+      ['mosaic by level'],
+    ],
+    [
+      'one that grew, beside one that may have grown by more',
+      vmEvidence([container('a', 'a', 0.1, 0.3), unreadBefore('b', 0.3), unreadBefore('c', 0.3)]),
+      'NoneStandsOut',
+    ],
+    [
+      'load outside, though the containers were read only since the rise',
+      vmEvidence([unreadBefore('a', 0.3)], { cpuCores: steady(0.05, 0.95) }),
       'LoadOutsideContainers',
     ],
     ['containers that cannot be read', vmEvidence([], { unreadable: 'GuestEncrypted' }), 'NoEvidence'],
