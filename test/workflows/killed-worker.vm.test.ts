@@ -29,14 +29,24 @@ afterAll(async () => {
 
 function startWorker(): ChildProcess {
   const script = join(import.meta.dirname, 'mortal-worker.ts');
-  const child = spawn(process.execPath, ['--import', 'tsx', script, environment.env.address, callsFile], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', script, environment.env.address, callsFile, 'installImage'],
+    {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
   running.push(child);
   return child;
 }
+/** Those of scale-outs, each as "activity attempt". */
 function calls(): string[] {
-  return existsSync(callsFile) ? readFileSync(callsFile, 'utf8').trim().split('\n') : [];
+  if (!existsSync(callsFile)) return [];
+  const lines = readFileSync(callsFile, 'utf8').trim().split('\n');
+  return lines.flatMap((line) => {
+    const [name, , workflowType, attempt] = line.split(' ');
+    return workflowType === 'scaleOut' ? [`${name} ${attempt}`] : [];
+  });
 }
 const called = (line: string) =>
   until(
