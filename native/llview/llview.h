@@ -33,6 +33,9 @@ constexpr const char *Divisor = "ciel_divisor";
 constexpr const char *Fail = "ciel_fail";
 constexpr const char *Try = "ciel_try";
 constexpr const char *FailedSlot = "ciel_failed_slot";
+constexpr const char *Note = "ciel_note";
+constexpr const char *Noted = "ciel_noted";
+constexpr const char *Spoil = "ciel_spoil";
 constexpr const char *String = "g_string";
 constexpr const char *Refresh = "g_refresh";
 } // namespace marker
@@ -54,6 +57,9 @@ constexpr const char *String = "ciel_rt_string";
 constexpr const char *Bounded = "ciel_rt_bounded";
 constexpr const char *Divisor = "ciel_rt_divisor";
 constexpr const char *FailedSlot = "ciel_rt_failed_slot";
+constexpr const char *Note = "ciel_rt_note";
+constexpr const char *Noted = "ciel_rt_noted";
+constexpr const char *Spoil = "ciel_rt_spoil";
 } // namespace runtime
 
 // Collects refusals, so that one build names all of them, then ends the build.

@@ -511,7 +511,13 @@ private:
     else if (Name == marker::Try)
       lowerTry(Call);
     else if (Name == marker::FailedSlot)
-      Call.setCalledFunction(runtimeFunction(runtime::FailedSlot, Call.getType(), {}));
+      rename(Call, runtime::FailedSlot);
+    else if (Name == marker::Note)
+      rename(Call, runtime::Note);
+    else if (Name == marker::Noted)
+      rename(Call, runtime::Noted);
+    else if (Name == marker::Spoil)
+      rename(Call, runtime::Spoil);
     else if (Name == marker::Bounded)
       lowerChecked(Call, runtime::Bounded);
     else if (Name == marker::Divisor)
@@ -523,6 +529,10 @@ private:
     } else if (!Callee->isDeclaration() && !isTried(Call)) {
       leaveOnError(Call.getNextNode());
     }
+  }
+
+  void rename(CallInst &Call, const char *Name) {
+    Call.setCalledFunction(runtimeFunction(Name, Call.getType(), Call.getFunctionType()->params()));
   }
 
   void replace(Instruction &I, Value *By) {

@@ -36,7 +36,41 @@ LOWERED int32_t ciel_rt_tolerate(int32_t result)
 		return result;
 	if (error != CIEL_VIEW_FUEL)
 		ciel_view->error = 0;
+	/* A field that a kernel has not will be missing the next time, too; a fault may not be there again. */
+	if (ciel_view->recorder) {
+		ciel_view->recorder->note = CIEL_NOTE_CHECK;
+		ciel_view->recorder->is_spoilt |= error != CIEL_VIEW_NO_SLOT;
+	}
 	return error;
+}
+
+// --- recording (view-runtime.h) ---
+
+LOWERED void ciel_rt_note(uint32_t note, uint64_t *place)
+{
+	struct ciel_recorder *recorder = ciel_view->recorder;
+
+	if (recorder) {
+		recorder->note = note;
+		recorder->place = place;
+		recorder->loads = 0;
+	}
+}
+
+LOWERED void ciel_rt_noted(void)
+{
+	struct ciel_recorder *recorder = ciel_view->recorder;
+
+	if (recorder) {
+		recorder->is_spoilt |= recorder->note == CIEL_NOTE_COUNT && recorder->loads != 1;
+		recorder->note = CIEL_NOTE_CHECK;
+	}
+}
+
+LOWERED void ciel_rt_spoil(void)
+{
+	if (ciel_view->recorder)
+		ciel_view->recorder->is_spoilt = 1;
 }
 
 LOWERED uint32_t ciel_rt_failed_slot(void)
@@ -95,7 +129,8 @@ LOWERED int32_t ciel_rt_sized(uint32_t slot, uint32_t size)
 	return 0;
 }
 
-LOWERED int32_t ciel_rt_read(uint64_t address, uint32_t size, uint64_t *value)
+static inline __attribute__((always_inline)) int32_t read_value(uint64_t address, uint32_t size, uint32_t is_signed,
+							       uint64_t *value)
 {
 	const volatile void *p = g_map(address, size);
 
@@ -115,7 +150,19 @@ LOWERED int32_t ciel_rt_read(uint64_t address, uint32_t size, uint64_t *value)
 		*value = *(const volatile unaligned_u64 *)p;
 		break;
 	}
+	if (is_signed) {
+		uint32_t unused = 64 - 8 * size;
+
+		*value = (uint64_t)((int64_t)(*value << unused) >> unused);
+	}
+	if (__builtin_expect(ciel_view->recorder != 0, 0))
+		g_record(address, size, is_signed, *value);
 	return 1;
+}
+
+LOWERED int32_t ciel_rt_read(uint64_t address, uint32_t size, uint64_t *value)
+{
+	return read_value(address, size, 0, value);
 }
 
 /*
@@ -132,14 +179,7 @@ LOWERED int32_t ciel_rt_load(uint64_t base, uint32_t slot, uint32_t width, uint3
 		g_no_slot(slot);
 		return 0;
 	}
-	if (!ciel_rt_read(base + s->value, size, value))
-		return 0;
-	if (s->is_signed) {
-		uint32_t unused = 64 - 8 * size;
-
-		*value = (uint64_t)((int64_t)(*value << unused) >> unused);
-	}
-	return 1;
+	return read_value(base + s->value, size, s->is_signed, value);
 }
 
 LOWERED int32_t ciel_rt_string(char *destination, uint32_t capacity, uint64_t address)

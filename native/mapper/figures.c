@@ -43,6 +43,17 @@ static void set_failed(struct ciel_sample_container *record, enum ciel_figure_na
 		set_figure(record, name, result);
 }
 
+/* What is worked out of a view's sums. */
+static void finish(const struct view_kernel *kernel, struct ciel_readings *readings)
+{
+	if (!readings->cpu_result.status)
+		readings->cpu_result.status = view_cpu_finish(kernel, &readings->cpu);
+	if (!readings->memory_result.status)
+		readings->memory_result.status = view_memory_finish(kernel, &readings->memory);
+	if (!readings->io_result.status)
+		readings->io_result.status = view_io_finish(kernel, &readings->io);
+}
+
 /* The result of a view, and the end of its loan. */
 static struct view_figure end_view(struct ciel_tank *tank, uint64_t lent, int result)
 {
@@ -70,10 +81,11 @@ void ciel_readings_take(struct ciel_guest *guest, struct ciel_tank *tank, const 
 		lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
 		ret->io_result = end_view(tank, lent, view_cgroup_io(address, serial, kernel, &ret->io));
 		if (!has_changed(ret))
-			return;
+			break;
 		/* Whatever was staged or translated may have led astray. */
 		ciel_space_refresh(&guest->space);
 	}
+	finish(kernel, ret);
 }
 
 void ciel_readings_write(const struct ciel_readings *readings, struct ciel_sample_container *record)

@@ -61,8 +61,30 @@ enum ciel_view_error {
 	CIEL_VIEW_CHANGED = -5, /* the object went away or changed while it was read: try again */
 };
 
+/*
+ * Recording. The first time that a view reads a cgroup, each of its loads is noted; the next time its answer is made of
+ * the notes alone, if they still hold: one flat gather instead of a walk (record.h). A load is
+ *
+ *   CHECK    as a rule. The view's way depended on it: pointers, flags, lengths, identities, limits. A repeat finds the
+ *            same value there, or the view runs again.
+ *   COUNT    count(place, load) in a view: the value is added to a member of the answer, and nothing else depends on it.
+ *   PASSING  passing(load): what it says is made up for by other loads, so that their sum with it does not change as
+ *            long as the checks hold. Neither checked nor read again.
+ *
+ * A view that uses neither macro is right, too: when a counter is among its checks they fail, and the view runs each time.
+ */
+enum ciel_note { CIEL_NOTE_CHECK = 0, CIEL_NOTE_COUNT = 1, CIEL_NOTE_PASSING = 2 };
+
+struct ciel_recorder {
+	uint32_t note;  /* enum ciel_note, of the next load */
+	uint32_t loads; /* since the note was made: a counter is one load */
+	uint64_t *place;
+	uint32_t is_spoilt; /* what was noted cannot be repeated */
+};
+
 struct ciel_view_context {
 	const struct ciel_slot *slots; /* one for each ciel_view_slots[] */
+	struct ciel_recorder *recorder; /* NULL: nothing is recorded */
 	uint64_t fuel;                 /* counts down by 1 a g_map() and a g_burn() */
 	int32_t error;                 /* enum ciel_view_error of the last failure, 0 when none */
 	uint32_t error_slot;
@@ -87,6 +109,9 @@ int g_burn(void);
 
 /* Sets ciel_view->error = CIEL_VIEW_NO_SLOT and error_slot. Called on the branch where a needed slot is unavailable. */
 void g_no_slot(uint32_t slot);
+
+/* Called after each load while there is a recorder. `value` is extended to 64 bits. */
+void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value);
 
 /* What is loaded from now on is as the guest has it now: copies of pages that a source has staged are forgotten. */
 void g_refresh(void);

@@ -263,6 +263,11 @@ const volatile void *g_map(uint64_t address, uint32_t size)
 	return (const uint8_t *)&guest + (address - BASE);
 }
 
+void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value)
+{
+	(void)address, (void)size, (void)is_signed, (void)value;
+}
+
 void g_refresh(void)
 {
 	refreshes++;
@@ -490,6 +495,7 @@ static struct view_io io;
 static int read_cpu(void)
 {
 	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), 0);
+	CHECK_EQUAL(view_cpu_finish(&kernel, &cpu), 0);
 	if (cpu.usage.status == 0)
 		CHECK_EQUAL(cpu.usage.value, USAGE);
 	return cpu.usage.status;
@@ -498,6 +504,7 @@ static int read_cpu(void)
 static int read_memory(void)
 {
 	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	CHECK_EQUAL(view_memory_finish(&kernel, &memory), 0);
 	if (memory.anon.status == 0)
 		CHECK_EQUAL(memory.anon.value, ANON_PAGES * 4096);
 	return memory.anon.status;
@@ -506,6 +513,7 @@ static int read_memory(void)
 static int read_io(void)
 {
 	CHECK_EQUAL(view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io), 0);
+	CHECK_EQUAL(view_io_finish(&kernel, &io), 0);
 	if (io.read_bytes.status == 0)
 		CHECK_EQUAL(io.read_bytes.value, READ_BYTES);
 	return io.read_bytes.status;
@@ -696,6 +704,7 @@ static void test_other_layouts(void)
 				    .available = 1 };
 	*slot(CIEL_SLOT_ELEMENT_SIZE, "mem_cgroup", "vmstats") = (struct ciel_slot){ .value = 8, .available = 1 };
 	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	CHECK_EQUAL(view_memory_finish(&kernel, &memory), 0);
 	CHECK_EQUAL(memory.anon.value, 5002 * 4096);
 }
 

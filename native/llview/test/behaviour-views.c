@@ -216,3 +216,31 @@ int view_once(u64 address, struct answer *answer)
 	answer->numbers[1] = value;
 	return 0;
 }
+
+int view_recorded(u64 address, struct answer *answer)
+{
+	struct item GUEST *item = (struct item GUEST *)address;
+
+	answer->numbers[0] = (u64)item->number;
+	answer->number = 100;
+	count(answer->number, item->large);
+	answer->numbers[1] = passing(item->large);
+	answer->numbers[2] = item->large;
+	return 0;
+}
+
+/* A counter behind a pointer: two loads. */
+int view_badly_recorded(u64 address, struct answer *answer)
+{
+	struct item GUEST *item = (struct item GUEST *)address;
+
+	answer->number = 0;
+	count(answer->number, item->others[0]->large);
+	return 0;
+}
+
+int view_tolerant_while_recording(u64 address, struct answer *answer)
+{
+	TRY(view_badly_recorded(address, answer));
+	return 0;
+}

@@ -37,6 +37,9 @@ int view_divide(u64 a, u64 b, struct answer *answer);
 int view_shift(u64 amount, struct answer *answer);
 int view_string(u64 address, struct answer *answer);
 int view_once(u64 address, struct answer *answer);
+int view_recorded(u64 address, struct answer *answer);
+int view_badly_recorded(u64 address, struct answer *answer);
+int view_tolerant_while_recording(u64 address, struct answer *answer);
 
 /* --- the made-up guest ----------------------------------------------------------------------------------------------- */
 
@@ -80,6 +83,18 @@ const volatile void *g_map(uint64_t address, uint32_t size)
 	if (changes_while_read)
 		memory[address - BASE]++;
 	return &bounce;
+}
+
+static uint64_t recorded[8], recorded_value[8];
+static uint32_t recorded_note[8], recorded_count;
+
+void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value)
+{
+	(void)size, (void)is_signed;
+	recorded[recorded_count] = address;
+	recorded_value[recorded_count] = value;
+	recorded_note[recorded_count++] = context.recorder->note;
+	context.recorder->loads++;
 }
 
 void g_refresh(void)
@@ -371,6 +386,31 @@ static void the_hosts_side(void)
 	CHECK(view_string(HOLE - 1, &answer) == CIEL_VIEW_FAULT);
 }
 
+static void recording(void)
+{
+	struct ciel_recorder recorder = { 0 };
+
+	reset();
+	put(ITEM + slot(CIEL_SLOT_FIELD_OFFSET, "item", "large")->value, 7, 8);
+	CHECK(view_recorded(ITEM, &answer) == 0 && answer.number == 107 && recorded_count == 0);
+	context.recorder = &recorder;
+	CHECK(view_recorded(ITEM, &answer) == 0 && answer.number == 107 && !recorder.is_spoilt);
+	CHECK(recorded_count == 4 && recorder.place == NULL);
+	CHECK(recorded_note[0] == CIEL_NOTE_CHECK && recorded_note[1] == CIEL_NOTE_COUNT);
+	CHECK(recorded_note[2] == CIEL_NOTE_PASSING && recorded_note[3] == CIEL_NOTE_CHECK);
+	CHECK(recorded[1] == recorded[3] && recorded_value[1] == 7);
+	/* A counter that is more than one load cannot be repeated. */
+	put(ITEM + slot(CIEL_SLOT_FIELD_OFFSET, "item", "others[0]")->value, ITEM, 8);
+	CHECK(view_badly_recorded(ITEM, &answer) == 0 && answer.number == 7 && recorder.is_spoilt);
+	/* Nor can a fault that was forgiven; a field that is missing stays missing. */
+	recorder.is_spoilt = recorded_count = 0;
+	put(ITEM + slot(CIEL_SLOT_FIELD_OFFSET, "item", "others[0]")->value, HOLE, 8);
+	CHECK(view_tolerant_while_recording(ITEM, &answer) == 0 && recorder.is_spoilt);
+	recorder.is_spoilt = recorded_count = 0;
+	slot(CIEL_SLOT_FIELD_OFFSET, "item", "others[0]")->available = 0;
+	CHECK(view_tolerant_while_recording(ITEM, &answer) == 0 && !recorder.is_spoilt && recorder.note == CIEL_NOTE_CHECK);
+}
+
 int main(void)
 {
 	if (ciel_view_slot_count > sizeof slots / sizeof slots[0])
@@ -384,6 +424,7 @@ int main(void)
 	indexes();
 	fuel();
 	the_hosts_side();
+	recording();
 	if (failures)
 		return 1;
 	printf("ok: compiled views behave\n");

@@ -25,6 +25,7 @@ int view_cgroups(struct view_cgroup *list, uint64_t capacity, uint64_t *count)
 	while (css) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
 		struct kernfs_node GUEST *node = cgroup->kn;
+		const char GUEST *name;
 
 		host_slice(list, capacity, number).address = (u64)cgroup;
 		host_slice(list, capacity, number).serial = css->serial_nr;
@@ -32,7 +33,9 @@ int view_cgroups(struct view_cgroup *list, uint64_t capacity, uint64_t *count)
 		host_slice(list, capacity, number).depth = (u32)walk.depth;
 		host_slice(list, capacity, number).parent = walk.depth ? host_at(last, walk.depth - 1) : 0;
 		host_slice(list, capacity, number).is_online = (u32)css_is_online(css);
-		guest_string(host_slice(list, capacity, number).name, node->name);
+		/* A name is never changed in place: the pointer to it tells. */
+		name = node->name;
+		passing(guest_string(host_slice(list, capacity, number).name, name));
 		host_at(last, walk.depth) = (u32)number;
 		*count = ++number;
 		css = css_walk_next(&walk);

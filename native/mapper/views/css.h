@@ -62,10 +62,17 @@ static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgro
  *   4. all `last` again, and `cur`: when the sum is that of 1, no flush came between 1 and 4
  *
  * and is repeated when 3 or 4 does not hold.
+ *
+ * Recorded, all this is one constant. A flush moves counts from one place to the next, so
+ *
+ *   the top's total + what is on its way - Σ last
+ *
+ * stays what it is as long as no state joins or leaves the subtree, which its checks would see; only `cur` grows. So total
+ * and last are passing() loads, cur is a count(), and a repeat cannot be torn by a flush: it reads neither.
  */
 static inline int lock_is_held(u64 lock)
 {
-	return *(u32 GUEST *)lock != 0;
+	return passing(*(u32 GUEST *)lock) != 0;
 }
 
 /* Of CPU time. */

@@ -48,6 +48,9 @@ u64 ciel_divisor(u64 divisor);
 void ciel_fail(s32 error);
 s32 ciel_try(s32 result);
 u32 ciel_failed_slot(void);
+void ciel_note(u32 note, u64 *place);
+void ciel_noted(void);
+void ciel_spoil(void);
 
 /* --- the guest's kernel ---------------------------------------------------------------------------------------------- */
 
@@ -94,6 +97,28 @@ u32 ciel_failed_slot(void);
 #define divisor(number) ciel_divisor(number)
 #define fail(error) ciel_fail(error)
 #define TRY(call) ciel_try(call)
+
+/* --- what a repeat does instead of running the view (view-runtime.h) -------------------------------------------------------- */
+
+/* place += load, where `place` is a u64 of the answer and the load is exactly one: a pointer to it is a variable. */
+#define count(place, load)                                                                                             \
+	({                                                                                                             \
+		ciel_note(CIEL_NOTE_COUNT, &(place));                                                                  \
+		u64 counted_ = (u64)(load);                                                                            \
+		ciel_noted();                                                                                          \
+		(place) += counted_;                                                                                   \
+		counted_;                                                                                              \
+	})
+/* A load, or a call that loads, whose value the other terms of a sum make up for. */
+#define passing(load)                                                                                                  \
+	({                                                                                                             \
+		ciel_note(CIEL_NOTE_PASSING, (u64 *)0);                                                                \
+		__auto_type passing_ = (load);                                                                         \
+		ciel_noted();                                                                                          \
+		passing_;                                                                                              \
+	})
+/* This reading came about in a way that a repeat cannot go again. */
+#define spoil_recording() ciel_spoil()
 
 /* From here on these would speak of this build's layout, not the guest's. */
 #pragma GCC poison sizeof offsetof __builtin_offsetof _Alignof

@@ -10,15 +10,17 @@ struct io_counts {
 	u64 read_bytes, write_bytes, reads, writes;
 };
 
-static inline void read_counts(struct blkg_iostat GUEST *stat, struct io_counts *out)
+/* Reads; a sum of it all. */
+static inline u64 pass_counts(struct blkg_iostat GUEST *stat, struct io_counts *out)
 {
 	u64 read = guest_enum(blkg_iostat_type, BLKG_IOSTAT_READ);
 	u64 write = guest_enum(blkg_iostat_type, BLKG_IOSTAT_WRITE);
 
-	out->read_bytes = stat->bytes[read];
-	out->write_bytes = stat->bytes[write];
-	out->reads = stat->ios[read];
-	out->writes = stat->ios[write];
+	out->read_bytes = passing(stat->bytes[read]);
+	out->write_bytes = passing(stat->bytes[write]);
+	out->reads = passing(stat->ios[read]);
+	out->writes = passing(stat->ios[write]);
+	return out->read_bytes + out->write_bytes + out->reads + out->writes;
 }
 
 static int name_device(struct request_queue GUEST *queue, struct view_io_device *device)
@@ -54,16 +56,24 @@ static u64 device_of(struct request_queue GUEST *queue, struct view_io *out)
 	return i;
 }
 
-/* device += sign * what `stat` says */
-static inline void add_counts(struct blkg_iostat GUEST *stat, u64 sign, struct view_io *out, u64 device)
+static inline void add_counts(const struct io_counts *counts, u64 sign, struct view_io_device *device)
 {
-	struct io_counts counts;
+	device->read_bytes += sign * counts->read_bytes;
+	device->write_bytes += sign * counts->write_bytes;
+	device->reads += sign * counts->reads;
+	device->writes += sign * counts->writes;
+}
 
-	read_counts(stat, &counts);
-	host_at(out->devices, device).read_bytes += sign * counts.read_bytes;
-	host_at(out->devices, device).write_bytes += sign * counts.write_bytes;
-	host_at(out->devices, device).reads += sign * counts.reads;
-	host_at(out->devices, device).writes += sign * counts.writes;
+/* device += what `stat` says; a repeat reads it again. */
+static inline void count_counts(struct blkg_iostat GUEST *stat, struct view_io_device *device)
+{
+	u64 read = guest_enum(blkg_iostat_type, BLKG_IOSTAT_READ);
+	u64 write = guest_enum(blkg_iostat_type, BLKG_IOSTAT_WRITE);
+
+	count(device->read_bytes, stat->bytes[read]);
+	count(device->write_bytes, stat->bytes[write]);
+	count(device->reads, stat->ios[read]);
+	count(device->writes, stat->ios[write]);
 }
 
 enum pass { FLUSHED, TOTALS, UNFLUSHED };
@@ -80,14 +90,10 @@ static int sum_cpus(struct blkcg_gq GUEST *group, const struct view_kernel *kern
 		struct blkg_iostat_set GUEST *here = per_cpu_ptr(per_cpu, host_at(kernel->offset, i));
 		struct io_counts last;
 
-		read_counts(&here->last, &last);
-		*flushed += last.read_bytes + last.write_bytes + last.reads + last.writes;
+		*flushed += pass_counts(&here->last, &last);
 		if (is_counted) {
-			host_at(out->devices, device).read_bytes -= last.read_bytes;
-			host_at(out->devices, device).write_bytes -= last.write_bytes;
-			host_at(out->devices, device).reads -= last.reads;
-			host_at(out->devices, device).writes -= last.writes;
-			add_counts(&here->cur, 1, out, device);
+			add_counts(&last, -1ull, &host_at(out->devices, device));
+			count_counts(&here->cur, &host_at(out->devices, device));
 		}
 	}
 	return 0;
@@ -109,10 +115,14 @@ static int pass_over(struct cgroup_subsys_state GUEST *css, const struct view_ke
 				sum_cpus(group, kernel, pass, out, flushed);
 			} else if (group->online) {
 				u64 device = device_of(group->q, out);
+				struct io_counts counts;
 
-				add_counts(&group->iostat.cur, 1, out, device);
-				if (walk.depth > 0)
-					add_counts(&group->iostat.last, -1ull, out, device);
+				pass_counts(&group->iostat.cur, &counts);
+				add_counts(&counts, 1, &host_at(out->devices, device));
+				if (walk.depth > 0) {
+					pass_counts(&group->iostat.last, &counts);
+					add_counts(&counts, -1ull, &host_at(out->devices, device));
+				}
 			}
 		}
 	}
@@ -141,19 +151,10 @@ static int read_io(struct cgroup GUEST *cgroup, const struct view_kernel *kernel
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
-	while (read_once(css, kernel, out))
+	while (read_once(css, kernel, out)) {
+		spoil_recording();
 		if (++tries == VIEW_TRIES)
 			fail(CIEL_VIEW_CHANGED);
-
-	out->read_bytes.value = 0;
-	out->write_bytes.value = 0;
-	out->reads.value = 0;
-	out->writes.value = 0;
-	for (u64 i = 0; i < out->device_count; i++) {
-		out->read_bytes.value += host_at(out->devices, i).read_bytes;
-		out->write_bytes.value += host_at(out->devices, i).write_bytes;
-		out->reads.value += host_at(out->devices, i).reads;
-		out->writes.value += host_at(out->devices, i).writes;
 	}
 	return 0;
 }
@@ -173,5 +174,23 @@ int view_cgroup_io(uint64_t address, uint64_t serial, const struct view_kernel *
 		out->device_count = 0;
 	g_refresh();
 	guard(address, serial);
+	return 0;
+}
+
+int view_io_finish(const struct view_kernel *kernel, struct view_io *out)
+{
+	(void)kernel;
+	if (out->read_bytes.status)
+		return 0;
+	out->read_bytes.value = 0;
+	out->write_bytes.value = 0;
+	out->reads.value = 0;
+	out->writes.value = 0;
+	for (u64 i = 0; i < out->device_count; i++) {
+		out->read_bytes.value += host_at(out->devices, i).read_bytes;
+		out->write_bytes.value += host_at(out->devices, i).write_bytes;
+		out->reads.value += host_at(out->devices, i).reads;
+		out->writes.value += host_at(out->devices, i).writes;
+	}
 	return 0;
 }

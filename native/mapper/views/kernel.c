@@ -22,7 +22,8 @@ int view_prove(struct view_proof *out)
 	guest_string(out->release, &names->release[0]);
 	guest_string(out->version, &names->version[0]);
 	guest_string(out->nodename, &names->nodename[0]);
-	out->jiffies = *guest_symbol(u64, jiffies_64);
+	out->jiffies = 0;
+	count(out->jiffies, *guest_symbol(u64, jiffies_64));
 	out->root_cgroup = (u64)root;
 	if (!starts_with_swapper(out) || root->self.cgroup != root || !css_is_online(&root->self))
 		fail(CIEL_VIEW_CHANGED);

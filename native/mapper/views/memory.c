@@ -25,8 +25,13 @@ enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, ITEMS };
 
 struct items {
 	u64 position[ITEMS]; /* in the kernel's counters */
-	s64 pages[ITEMS];
 };
+
+/* Where an item's pages are summed up. */
+#define pages_of(out, item)                                                                                            \
+	(*(item == ANON ? &(out)->anon.value :                                                                         \
+	   item == FILE ? &(out)->file.value :                                                                         \
+	   item == SWAP_CACHE ? &(out)->swap_cache.value : &(out)->inactive_file.value))
 
 /*
  * A number that stands for a sequence of counters. Not their sum: these go up and down, and what a flush takes from one it
@@ -37,9 +42,9 @@ static inline void mix(u64 *number, s64 counter)
 	*number = *number * 0x9e3779b97f4a7c15ull + (u64)counter;
 }
 
-/* What has not been flushed into the top's state: added to `items`; and a number that a flush changes. */
-static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, struct items *items,
-			 u64 *flushed)
+/* What has not been flushed into the top's state: added to `out` when `is_counted`; and a number that a flush changes. */
+static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel,
+			 const struct items *items, int is_counted, struct view_memory *out, u64 *flushed)
 {
 	struct css_walk walk;
 
@@ -51,17 +56,21 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 
 		for (u64 item = 0; item < ITEMS; item++) {
 			u64 position = host_at(items->position, item);
-			s64 pending = totals->state_pending[position];
+			s64 pending = passing(totals->state_pending[position]);
 
 			mix(flushed, pending);
-			host_at(items->pages, item) += pending;
+			if (is_counted)
+				pages_of(out, item) += pending;
 			for (u64 i = 0; i < kernel->cpu_count; i++) {
 				struct memcg_vmstats_percpu GUEST *here =
 					per_cpu_ptr(counters, host_at(kernel->offset, i));
-				s64 before = here->state_prev[position];
+				s64 before = passing(here->state_prev[position]);
 
 				mix(flushed, before);
-				host_at(items->pages, item) += here->state[position] - before;
+				if (is_counted) {
+					pages_of(out, item) -= before;
+					count(pages_of(out, item), here->state[position]);
+				}
 			}
 		}
 	}
@@ -69,41 +78,47 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 }
 
 /* One attempt: 1 when a flush was running or came between. */
-static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, struct items *items)
+static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, const struct items *items,
+			   struct view_memory *out)
 {
 	u64 flushed_before, flushed;
 
-	sum_unflushed(&memory->css, kernel, items, &flushed_before);
+	sum_unflushed(&memory->css, kernel, items, 0, out, &flushed_before);
 	g_refresh();
 	for (u64 item = 0; item < ITEMS; item++)
-		host_at(items->pages, item) = vmstats_of(memory)->state[host_at(items->position, item)];
+		pages_of(out, item) = (u64)passing(vmstats_of(memory)->state[host_at(items->position, item)]);
 	if (flush_is_running(&memory->css))
 		return 1;
-	sum_unflushed(&memory->css, kernel, items, &flushed);
+	sum_unflushed(&memory->css, kernel, items, 1, out, &flushed);
 	return flushed != flushed_before;
 }
 
-static int read_items(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, struct items *items)
+static int read_items(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, const struct items *items,
+		      struct view_memory *out)
 {
 	struct mem_cgroup___array GUEST *older = (struct mem_cgroup___array GUEST *)(u64)memory;
 
 	if (field_exists(struct mem_cgroup___array, vmstats[0].counter)) {
-		for (u64 item = 0; item < ITEMS; item++)
-			host_at(items->pages, item) = older->vmstats[host_at(items->position, item)].counter;
+		for (u64 item = 0; item < ITEMS; item++) {
+			u64 position = host_at(items->position, item);
+
+			pages_of(out, item) = 0;
+			count(pages_of(out, item), older->vmstats[position].counter);
+		}
 		return 0;
 	}
-	for (int i = 0; i < VIEW_TRIES; i++)
-		if (!read_items_once(memory, kernel, items))
+	for (int i = 0; i < VIEW_TRIES; i++) {
+		if (!read_items_once(memory, kernel, items, out))
 			return 0;
+		spoil_recording();
+	}
 	fail(CIEL_VIEW_CHANGED);
 	return 0;
 }
 
 /* `status` is that of the reading; an item that this kernel does not keep is missing by itself. */
-static void settle_item(struct view_figure *figure, const struct view_figure *item, s64 pages, s32 status)
+static void settle_item(struct view_figure *figure, const struct view_figure *item, s32 status)
 {
-	/* Counters of several CPUs, read one after the other, may sum up to less than nothing for a moment. */
-	figure->value = pages < 0 ? 0 : (u64)pages * PAGE_BYTES;
 	settle(figure, status);
 	if (!status && item->status) {
 		figure->value = 0;
@@ -112,15 +127,17 @@ static void settle_item(struct view_figure *figure, const struct view_figure *it
 	}
 }
 
-static int read_current(struct mem_cgroup GUEST *memory, u64 *bytes)
+static int read_current(struct mem_cgroup GUEST *memory, u64 *pages)
 {
-	*bytes = (u64)memory->memory.usage.counter * PAGE_BYTES;
+	*pages = 0;
+	count(*pages, memory->memory.usage.counter);
 	return 0;
 }
 
-static int read_swap(struct mem_cgroup GUEST *memory, u64 *bytes)
+static int read_swap(struct mem_cgroup GUEST *memory, u64 *pages)
 {
-	*bytes = (u64)memory->swap.usage.counter * PAGE_BYTES;
+	*pages = 0;
+	count(*pages, memory->swap.usage.counter);
 	return 0;
 }
 
@@ -150,11 +167,11 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	items.position[FILE] = kernel->file_item.value;
 	items.position[SWAP_CACHE] = kernel->swap_cache_item.value;
 	items.position[INACTIVE_FILE] = kernel->inactive_file_item.value;
-	status = TRY(read_items(memory, kernel, &items));
-	settle_item(&out->anon, &kernel->anon_item, items.pages[ANON], status);
-	settle_item(&out->file, &kernel->file_item, items.pages[FILE], status);
-	settle_item(&out->swap_cache, &kernel->swap_cache_item, items.pages[SWAP_CACHE], status);
-	settle_item(&out->inactive_file, &kernel->inactive_file_item, items.pages[INACTIVE_FILE], status);
+	status = TRY(read_items(memory, kernel, &items, out));
+	settle_item(&out->anon, &kernel->anon_item, status);
+	settle_item(&out->file, &kernel->file_item, status);
+	settle_item(&out->swap_cache, &kernel->swap_cache_item, status);
+	settle_item(&out->inactive_file, &kernel->inactive_file_item, status);
 	return 0;
 }
 
@@ -174,5 +191,23 @@ int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kern
 	}
 	g_refresh();
 	guard(address, serial);
+	return 0;
+}
+
+/* Counters of several CPUs, read one after the other, may sum up to less than nothing for a moment. */
+static void to_bytes(struct view_figure *pages)
+{
+	pages->value = (s64)pages->value < 0 ? 0 : pages->value * PAGE_BYTES;
+}
+
+int view_memory_finish(const struct view_kernel *kernel, struct view_memory *out)
+{
+	(void)kernel;
+	to_bytes(&out->current);
+	to_bytes(&out->swap);
+	to_bytes(&out->anon);
+	to_bytes(&out->file);
+	to_bytes(&out->swap_cache);
+	to_bytes(&out->inactive_file);
 	return 0;
 }

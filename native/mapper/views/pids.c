@@ -3,13 +3,14 @@
 // The number of tasks in a cgroup and all below it.
 #include "css.h"
 
-static int read_count(struct cgroup GUEST *cgroup, u64 *count)
+static int read_count(struct cgroup GUEST *cgroup, u64 *tasks)
 {
 	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, pids_cgrp_id));
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
-	*count = (u64)container_of(css, struct pids_cgroup, css)->counter.counter;
+	*tasks = 0;
+	count(*tasks, container_of(css, struct pids_cgroup, css)->counter.counter);
 	return 0;
 }
 

@@ -8,6 +8,10 @@
  * fails, what it has filled in so far is not to be used, unless said otherwise.
  *
  * A figure that this kernel or this cgroup does not keep is unavailable by itself: the others are still good.
+ *
+ * A view's answer holds constants and sums of the guest's counters, so that a repeat can make it again from the counters
+ * alone (view-runtime.h). What is no sum of counters is worked out of it by the view's _finish(), which reads no guest.
+ * Arrays are at the end of an answer, their unused part is left alone, and all that is not written is 0.
  */
 #ifndef CIEL_VIEWS_H
 #define CIEL_VIEWS_H
@@ -81,20 +85,24 @@ struct view_cpu {
 	struct view_figure user, system; /* split as the kernel's cpu.stat does */
 	/* By CPU: of the cgroups that still exist; what removed children used is known only as a part of usage. */
 	struct view_figure per_cpu; /* value: the number of CPUs */
-	uint64_t by_cpu[VIEW_MAX_CPUS]; /* in the order of view_kernel.cpu */
 	/* The bandwidth limit: period and quota in nanoseconds. */
 	struct view_figure quota, period, periods, throttled_periods, throttled_time;
+	/* Until view_cpu_finish(), usage lacks what is in by_cpu, and user and system are what ticks say. */
+	uint64_t shown_user, shown_system;
+	uint64_t by_cpu[VIEW_MAX_CPUS]; /* in the order of view_kernel.cpu */
 };
 
 int view_cgroup_cpu(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_cpu *out);
+int view_cpu_finish(const struct view_kernel *kernel, struct view_cpu *out);
 
-/* Bytes; children included, as in the kernel's own files. */
+/* Bytes; children included, as in the kernel's own files. Until view_memory_finish() all but the limit are in pages. */
 struct view_memory {
 	struct view_figure current, limit, swap;
 	struct view_figure anon, file, swap_cache, inactive_file;
 };
 
 int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_memory *out);
+int view_memory_finish(const struct view_kernel *kernel, struct view_memory *out);
 
 struct view_io_device {
 	uint64_t queue; /* the guest's struct request_queue: the device's identity */
@@ -105,12 +113,13 @@ struct view_io_device {
 
 /* Block I/O as in io.stat; children included. Stacked devices (dm, md) count at each level, as there. */
 struct view_io {
-	struct view_figure read_bytes, write_bytes, reads, writes; /* over all devices */
+	struct view_figure read_bytes, write_bytes, reads, writes; /* over all devices; from view_io_finish() on */
 	uint32_t device_count;
 	struct view_io_device devices[VIEW_MAX_DEVICES];
 };
 
 int view_cgroup_io(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_io *out);
+int view_io_finish(const struct view_kernel *kernel, struct view_io *out);
 
 /* pids.current */
 int view_cgroup_pids(uint64_t address, uint64_t serial, struct view_figure *out);
