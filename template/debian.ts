@@ -175,31 +175,52 @@ const KERNEL_RECORD = 'usr/share/kernel-package';
 
 /** One-line sources for mmdebstrap. */
 async function machinesSources(): Promise<string[]> {
+  return (await machinesIndexes()).map(({ uri, suite }) => `deb ${uri} ${suite} main`);
+}
+
+/** Where this machine's apt gets Debian from: the archives that have the other releases, too. */
+export async function machinesArchives(): Promise<{ readonly archive: string; readonly security: string }> {
+  const indexes = await machinesIndexes();
+  const uriOf = (codename: string) => indexes.find((index) => index.codename === codename)?.uri;
+  const archive = uriOf(RELEASE);
+  if (archive === undefined)
+    throw new Error(`apt on this machine has updates of Debian ${RELEASE}, but not ${RELEASE} itself`);
+  return { archive, security: uriOf(`${RELEASE}-security`) ?? archive };
+}
+
+interface DebianIndex {
+  readonly codename: string;
+  readonly uri: string;
+  readonly suite: string;
+}
+
+/** Debian's own, of the release that guests run. */
+async function machinesIndexes(): Promise<DebianIndex[]> {
   const { stdout } = await execa('apt-get', [
     'indextargets',
     '--format',
     '$(CODENAME)|$(COMPONENT)|$(REPO_URI)|$(RELEASE)|$(ORIGIN)',
     'Created-By: Packages',
   ]);
-  const sources = stdout
+  const indexes = stdout
     .split('\n')
     .map((line) => line.split('|'))
     .filter(
       ([codename = '', component, , , origin]) => isReleases(codename) && component === 'main' && origin === 'Debian',
     )
-    .map(([, component, uri, suite]) => `deb ${uri} ${suite} ${component}`);
-  if (sources.length === 0)
+    .map(([codename = '', , uri = '', suite = '']) => ({ codename, uri, suite }));
+  if (indexes.length === 0)
     throw new Error(
       `apt on this machine has no index of Debian ${RELEASE} main, which guests are made of. ` +
         'Add it to /etc/apt/sources.list.d (guests get no others of its sources) and run: apt-get update',
     );
-  return [...new Set(sources)];
+  return indexes;
 }
 
 const isReleases = (codename: string) => codename === RELEASE || codename.startsWith(`${RELEASE}-`);
 
 /** How to fetch (proxies, time-outs, an expired snapshot's dates): mmdebstrap's own apt does not read the machine's. */
-async function machinesAptOptions(): Promise<string[]> {
+export async function machinesAptOptions(): Promise<string[]> {
   const { stdout } = await execa('apt-config', ['dump', 'Acquire']);
   return stdout
     .split('\n')

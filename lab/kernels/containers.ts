@@ -1,0 +1,137 @@
+/**
+ * Containers in a guest of the kernel matrix: cgroups, named and nested as runtimes name them, with a process in each that
+ * idles, burns CPU, takes and gives back memory, or does block I/O (guest/init.c). No runtime runs; what is read from
+ * outside are cgroups, and these are the kernel's own.
+ */
+import { createHash } from 'node:crypto';
+import type { CgroupSetup, KernelGuest } from './guest.ts';
+
+/** What the container's process does: /load's arguments. */
+export type Load = 'idle' | 'burn' | 'half' | 'disk' | `memory ${number}`;
+
+export interface MatrixContainer {
+  readonly name: string;
+  /** As introspection names it. */
+  readonly runtime: 'docker' | 'podman' | 'containerd' | 'lxc';
+  readonly id: string;
+  readonly cgroupPath: string;
+  /** Below `cgroupPath`, where its process is: a cgroup with children has none of its own on version 2. */
+  readonly processPath?: string;
+  readonly load: Load;
+  readonly memoryLimitMiB?: number;
+}
+
+const idOf = (name: string): string => createHash('sha256').update(name).digest('hex');
+
+const POD =
+  'kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod8f4c5a0e_1f3a_4f0e_8b55_3f1d2c6b7a90.slice';
+
+export const CONTAINERS: readonly MatrixContainer[] = [
+  { name: 'idle', runtime: 'docker', id: idOf('idle'), cgroupPath: `/docker/${idOf('idle')}`, load: 'idle' },
+  {
+    name: 'busy',
+    runtime: 'docker',
+    id: idOf('busy'),
+    cgroupPath: `/system.slice/docker-${idOf('busy')}.scope`,
+    load: 'half',
+  },
+  {
+    name: 'breathing',
+    runtime: 'podman',
+    id: idOf('breathing'),
+    cgroupPath: `/machine.slice/libpod-${idOf('breathing')}.scope`,
+    load: 'memory 8',
+    memoryLimitMiB: 64,
+  },
+  {
+    name: 'writer',
+    runtime: 'containerd',
+    id: idOf('writer'),
+    cgroupPath: `/${POD}/cri-containerd-${idOf('writer')}.scope`,
+    load: 'disk',
+  },
+  { name: 'system', runtime: 'lxc', id: 'web', cgroupPath: '/lxc.payload.web', load: 'idle' },
+  {
+    name: 'outer',
+    runtime: 'docker',
+    id: idOf('outer'),
+    cgroupPath: `/docker/${idOf('outer')}`,
+    processPath: '/init',
+    load: 'idle',
+  },
+  {
+    name: 'inner',
+    runtime: 'docker',
+    id: idOf('inner'),
+    cgroupPath: `/docker/${idOf('outer')}/docker/${idOf('inner')}`,
+    load: 'half',
+  },
+];
+
+/** Of version 1: each in a hierarchy of its own, save cpu and cpuacct. */
+export type Controller = 'cpu' | 'memory' | 'blkio' | 'pids';
+const V1_HIERARCHIES: Readonly<Record<Controller | 'systemd', string>> = {
+  cpu: 'cpu,cpuacct',
+  memory: 'memory',
+  blkio: 'blkio',
+  pids: 'pids',
+  systemd: 'systemd',
+};
+
+/** Where a container's file is: by controller on version 1, all in one place on version 2. */
+export function cgroupFile(guest: KernelGuest, controller: Controller, cgroupPath: string, file: string): string {
+  const hierarchy = guest.cgroups === 'v2' ? '' : `/${V1_HIERARCHIES[controller]}`;
+  return `/sys/fs/cgroup${hierarchy}${cgroupPath}/${file}`;
+}
+
+/** The hierarchies that a container is put into. */
+function roots(cgroups: CgroupSetup): string[] {
+  if (cgroups === 'v2') return ['/sys/fs/cgroup'];
+  const hierarchies = Object.values(V1_HIERARCHIES).map((name) => `/sys/fs/cgroup/${name}`);
+  return cgroups === 'v1' ? hierarchies : [...hierarchies, '/sys/fs/cgroup/unified'];
+}
+
+export async function startContainers(
+  guest: KernelGuest,
+  containers: readonly MatrixContainer[] = CONTAINERS,
+): Promise<void> {
+  await guest.run(containers.map((container) => startScript(guest.cgroups, container)).join('\n'));
+}
+
+/** Ends a container's processes and removes its cgroups, and those below. */
+export async function removeContainer(guest: KernelGuest, container: MatrixContainer): Promise<void> {
+  const directories = roots(guest.cgroups).map((root) => `${root}${container.cgroupPath}`);
+  await guest.run(`
+    for pid in $(find ${directories.join(' ')} -name cgroup.procs -exec cat {} +); do kill -9 $pid; done
+    for directory in ${directories.join(' ')}; do
+      for attempt in 1 2 3 4 5 6 7 8 9 10; do
+        find $directory -depth -type d -exec rmdir {} + 2>/dev/null
+        [ -e $directory ] || break
+        sleep 0.1
+      done
+      [ ! -e $directory ]
+    done`);
+}
+
+function startScript(cgroups: CgroupSetup, container: MatrixContainer): string {
+  const path = `${container.cgroupPath}${container.processPath ?? ''}`;
+  const directories = roots(cgroups).map((root) => `${root}${path}`);
+  const lines = ['set -e', `mkdir -p ${directories.join(' ')}`];
+  if (cgroups === 'v2')
+    for (const parent of ancestors(path))
+      lines.push(`echo '+cpu +memory +io +pids' > /sys/fs/cgroup${parent}/cgroup.subtree_control`);
+  if (container.memoryLimitMiB !== undefined) {
+    const file = cgroups === 'v2' ? 'memory.max' : 'memory.limit_in_bytes';
+    const directory = cgroups === 'v2' ? '/sys/fs/cgroup' : '/sys/fs/cgroup/memory';
+    lines.push(`echo ${container.memoryLimitMiB}M > ${directory}${container.cgroupPath}/${file}`);
+  }
+  const join = directories.map((directory) => `echo 0 > ${directory}/cgroup.procs`);
+  lines.push(`(${join.join('; ')}; exec /load ${container.load}) >/dev/null 2>&1 </dev/null &`);
+  return lines.join('\n');
+}
+
+/** '', '/a', '/a/b' of '/a/b/c'. */
+function ancestors(path: string): string[] {
+  const parts = path.split('/').slice(0, -1);
+  return parts.map((_, index) => parts.slice(0, index + 1).join('/'));
+}
