@@ -1,24 +1,28 @@
 /**
  * `ciel introspect`: one look into a VM from outside, with nothing of Ciel running. The VM is found by libvirt, or by its
- * QEMU process alone; figures come from two looks into its memory, names from its virtual disk.
+ * QEMU process alone; figures come from two looks into its memory, names from its virtual disk. Or into a dump of one.
  */
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, InvalidArgumentError } from 'commander';
 import { type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
 import type { ContainerIdentity, VmIntrospection } from '../model/usage.ts';
+import { readDump } from '../native/dump.ts';
 import { Introspection } from '../native/introspection.ts';
 import { cacheDirectory } from '../template/cache.ts';
 import { type CommandContext, type GlobalOptions, globalOptions } from './context.ts';
+import { dumpLook, renderDumpLook } from './dump-look.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { printable, safeJson } from './escape.ts';
 import { durationOption } from './options.ts';
 import { renderLook, type VmLook, vmLook } from './vm-look.ts';
-import { type FoundVm, findVm } from './vm-search.ts';
+import { type FoundVm, findVm, identitiesOnDisk } from './vm-search.ts';
 
 interface IntrospectOptions {
   readonly hostUri?: string;
   readonly pid?: number;
+  readonly dump?: string;
   readonly disk?: string;
   readonly interval: number;
   readonly watch?: true;
@@ -34,9 +38,10 @@ const NAMES_EVERY_MS = 3_000;
 export function introspectCommand(context: CommandContext): Command {
   return new Command('introspect')
     .description('containers of a VM as read from outside: CPU, memory, I/O; needs no other part of Ciel')
-    .argument('[vm]', 'name or UUID (not with --pid)')
+    .argument('[vm]', 'name or UUID (not with --pid or --dump)')
     .option('--host-uri <uri>', "libvirt's URI (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     .option('--pid <pid>', "a QEMU process instead of a libvirt VM's name", parsePid)
+    .option('--dump <file>', 'a dump instead of a VM: ELF core, kdump, libvirt save image or QEMU stream')
     .option('--disk <file>', "the VM's raw disk image, for names when libvirt cannot be asked")
     .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
     .option('--services', "also the guest's systemd services, which Ciel never decides on")
@@ -45,11 +50,17 @@ export function introspectCommand(context: CommandContext): Command {
       'after',
       '\nWithout libvirt, a VM is looked for among the QEMU processes. Needs CAP_SYS_PTRACE, or root.\n' +
         'With --watch --json: one line of JSON a look.\n\nExamples:\n  ciel introspect shop-1\n' +
+        '  virsh dump --memory-only shop-1 shop-1.dump && ciel introspect --dump shop-1.dump\n' +
         "  ciel introspect --pid 4711 --json | jq -r '.containers[] | [.id, .cpuCores.value] | @tsv'",
     )
     .action(async (vm: string | undefined, options: IntrospectOptions, command: Command) => {
-      if ((vm === undefined) === (options.pid === undefined)) {
-        command.error('error: name a VM, or a process by --pid', { exitCode: EXIT.usage });
+      if ([vm, options.pid, options.dump].filter((named) => named !== undefined).length !== 1) {
+        command.error('error: name a VM, or a process by --pid, or a file by --dump', { exitCode: EXIT.usage });
+      }
+      if (options.dump !== undefined) {
+        if (options.watch) command.error('error: a dump does not change: no --watch', { exitCode: EXIT.usage });
+        await introspectDump(context, globalOptions(command), options.dump, options.disk ?? null);
+        return;
       }
       await introspect(context, globalOptions(command), vm ?? null, options);
     });
@@ -101,6 +112,38 @@ async function introspect(
   }
 }
 
+async function introspectDump(
+  { terminal, signal }: CommandContext,
+  { json }: GlobalOptions,
+  file: string,
+  disk: string | null,
+): Promise<void> {
+  const tried = `read the dump "${printable(file)}"`;
+  const status = await stat(file).catch((error: NodeJS.ErrnoException) => {
+    const remedy = 'check the path, and the right to read it';
+    const exitCode = error.code === 'ENOENT' ? EXIT.notFound : EXIT.failed;
+    throw new CommandError({ exitCode, reason: 'NoDump', tried, found: error.message, remedy }, { cause: error });
+  });
+  const [reading, names] = await Promise.all([
+    readDump(file, { signal }),
+    disk === null
+      ? unavailable('NotFound', 'names are on the disk of the VM: give it by --disk')
+      : identitiesOnDisk(disk),
+  ]);
+  if (!reading.available) {
+    throw new CommandError({
+      exitCode: EXIT.failed,
+      reason: reading.reason,
+      tried,
+      found: `${reading.reason}: ${printable(reading.message)}`,
+      remedy: DUMP_REMEDIES[reading.reason] ?? null,
+    });
+  }
+  const { format, introspection } = reading.value;
+  const look = dumpLook({ file, format, writtenAt: status.mtime.toISOString() }, introspection, names);
+  terminal.print(json ? safeJson(look, 2) : renderDumpLook(look, terminal));
+}
+
 /** Names, looked up when there is a container without one, and not too often. */
 class Names {
   readonly #vm: FoundVm;
@@ -131,6 +174,14 @@ const REMEDIES: Partial<Record<UnavailableReason, string>> = {
   PermissionDenied: 'run it as root, or with CAP_SYS_PTRACE; `ciel doctor host` tells more',
   ProcessGone: 'check that it runs on this machine: virsh list',
   ReaderDown: 'look again; `ciel doctor host` tells what lacks',
+};
+
+const DUMP_REMEDIES: Partial<Record<UnavailableReason, string>> = {
+  NoVmcoreinfo: 'take the dump of a Linux guest that has booted, with all of its memory',
+  NoTypes: 'dump a guest whose kernel has CONFIG_DEBUG_INFO_BTF (every current distribution kernel)',
+  Unsupported: 'dump again: virsh dump --memory-only VM FILE',
+  Faulted: 'dump again: what is needed is not in the file',
+  Torn: 'look again once the file has been written',
 };
 
 /** Without a look there is nothing to show: the reason is the result. */

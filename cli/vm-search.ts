@@ -160,7 +160,7 @@ async function cpuOf({ pid }: QemuProcess) {
   return cpu === null ? null : { cpu, at: process.hrtime.bigint() };
 }
 
-async function identitiesOnDisk(path: string): Promise<Reading<readonly ContainerIdentity[]>> {
+export async function identitiesOnDisk(path: string): Promise<Reading<readonly ContainerIdentity[]>> {
   const reader = new GuestDiskReader();
   try {
     const found = await reader.listContainers({ kind: 'raw', path });

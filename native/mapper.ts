@@ -15,8 +15,9 @@ import { ABI, decodeSample, reasonOfStatus, uuidOf } from './sample-decoding.ts'
 const MACHINES = { i440fx: 1, q35: 2 } as const;
 export type Machine = keyof typeof MACHINES;
 /** enum ciel_source_choice */
-const SOURCES = { auto: 0, mapped: 1, process: 2 } as const;
-export type SourceChoice = keyof typeof SOURCES;
+const SOURCES = { auto: 0, mapped: 1, process: 2, file: 3, dump: 4 } as const;
+type Source = keyof typeof SOURCES;
+export type SourceChoice = Exclude<Source, 'dump'>;
 
 const ERROR = { bytes: 512, status: 0, message: 4 } as const;
 const REQUEST = { bytes: 288, cachePath: 40, cachePathBytes: 248 } as const;
@@ -54,7 +55,7 @@ export interface AttachRequest {
 }
 
 export interface AttachReport {
-  readonly source: 'mapped' | 'process';
+  readonly source: Exclude<Source, 'auto'>;
   readonly fromCache: boolean;
   /** VMCOREINFO copies in the RAM that differ: more than one after a warm reboot. */
   readonly candidates: number;
@@ -85,6 +86,9 @@ function bind(path: string) {
     attach: library.func(
       'int32_t ciel_attach(const uint8_t *request, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *error)',
     ) as (request: Buffer, ret: [unknown], report: Buffer, error: Buffer) => number,
+    attachDump: library.func(
+      'int32_t ciel_attach_dump(const char *path, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *format, _Out_ uint8_t *error)',
+    ) as (path: string, ret: [unknown], report: Buffer, format: Buffer, error: Buffer) => number,
     sample: library.func(
       'int32_t ciel_sample(void *guest, _Out_ uint8_t *buffer, uint64_t capacity, _Out_ uint8_t *error)',
     ) as (guest: unknown, buffer: Buffer, capacity: number, error: Buffer) => number,
@@ -142,10 +146,16 @@ function encodeRequest(request: AttachRequest): Buffer {
   return bytes;
 }
 
+function sourceOf(number: number): AttachReport['source'] {
+  const found = (['mapped', 'process', 'file', 'dump'] as const).find((name) => SOURCES[name] === number);
+  if (found === undefined) throw new Error(`an attach by source ${number}`);
+  return found;
+}
+
 function decodeReport(report: Buffer): AttachReport {
   const ms = (at: number): number => Number(report.readBigUInt64LE(at)) / 1e6;
   return {
-    source: report.readUInt32LE(REPORT.source) === SOURCES.mapped ? 'mapped' : 'process',
+    source: sourceOf(report.readUInt32LE(REPORT.source)),
     fromCache: report.readUInt32LE(REPORT.fromCache) !== 0,
     candidates: report.readUInt32LE(REPORT.candidates),
     pageTableLevels: report.readUInt32LE(REPORT.levels),
@@ -212,4 +222,20 @@ export function attach(request: AttachRequest): Guest {
   const error = Buffer.alloc(ERROR.bytes);
   if (bound.attach(encodeRequest(request), handle, report, error) !== 0) throw errorOf(error);
   return new Guest(bound, handle[0], decodeReport(report));
+}
+
+const DUMP_FORMAT_BYTES = 64;
+
+/** The same in a dump, whose format is recognised by its content. Throws MapperError with the reason. */
+export function attachDump(path: string): { readonly guest: Guest; readonly format: string } {
+  const bound = calls();
+  const handle: [unknown] = [null];
+  const report = Buffer.alloc(REPORT.bytes);
+  const format = Buffer.alloc(DUMP_FORMAT_BYTES);
+  const error = Buffer.alloc(ERROR.bytes);
+  if (bound.attachDump(path, handle, report, format, error) !== 0) throw errorOf(error);
+  return {
+    guest: new Guest(bound, handle[0], decodeReport(report)),
+    format: format.toString('utf8', 0, format.indexOf(0)),
+  };
 }

@@ -7,6 +7,8 @@
 #include "cleanup.h"
 #include "guest.h"
 
+enum { DUMP_FORMAT_BYTES = 64 };
+
 uint32_t ciel_abi(void)
 {
 	return CIEL_ABI;
@@ -23,10 +25,16 @@ static enum ciel_status open_source(const struct ciel_attach_request *request, s
 		status = ciel_ram_block_find(&process, request->ram_bytes, &block, error);
 	if (status)
 		return status;
-	if (request->source != CIEL_SOURCE_PROCESS) {
+	if (request->source == CIEL_SOURCE_AUTO || request->source == CIEL_SOURCE_MAPPED) {
 		status = ciel_source_open_mapped(&process, &block, ret, error);
 		*ret_kind = CIEL_SOURCE_MAPPED;
 		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_MAPPED)
+			return status;
+	}
+	if (request->source != CIEL_SOURCE_PROCESS) {
+		status = ciel_source_open_file(&process, &block, ret, error);
+		*ret_kind = CIEL_SOURCE_FILE;
+		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_FILE)
 			return status;
 	}
 	*ret_kind = CIEL_SOURCE_PROCESS;
@@ -39,6 +47,15 @@ static uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void complete_report(struct ciel_attach_report *report, const struct ciel_guest *guest, uint64_t start)
+{
+	report->levels = guest->info.levels;
+	memcpy(report->btf_hash, guest->btf_hash, sizeof(report->btf_hash));
+	memcpy(report->boot_id, guest->boot_id, sizeof(report->boot_id));
+	memcpy(report->release, guest->info.release, sizeof(guest->info.release));
+	report->total_ns = now_ns() - start;
 }
 
 int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret, struct ciel_attach_report *report,
@@ -83,11 +100,40 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	if (cache_path[0] && !report->from_cache)
 		ciel_guest_save(guest, cache_path, &ignored);
 	guest->with_services = request->with_services != 0;
-	report->levels = guest->info.levels;
-	memcpy(report->btf_hash, guest->btf_hash, sizeof(report->btf_hash));
-	memcpy(report->boot_id, guest->boot_id, sizeof(report->boot_id));
-	memcpy(report->release, guest->info.release, sizeof(guest->info.release));
-	report->total_ns = now_ns() - start;
+	complete_report(report, guest, start);
+	*ret = guest;
+	return CIEL_OK;
+}
+
+int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_attach_report *report, char *format,
+			 struct ciel_error *error)
+{
+	uint64_t start = now_ns();
+	struct ciel_dump_shape shape = { .format = "" };
+	struct ciel_layout layout;
+	_cleanup_(ciel_source_cleanup) struct ciel_source *source = NULL;
+	struct ciel_guest *guest = NULL;
+
+	*ret = NULL;
+	*report = (struct ciel_attach_report){ .source = CIEL_SOURCE_DUMP };
+	*error = (struct ciel_error){ 0 };
+	memset(format, 0, DUMP_FORMAT_BYTES);
+
+	enum ciel_status status = ciel_source_open_dump(path, &source, &shape, error);
+	if (!status)
+		status = ciel_layout_of_dump(&shape, source->size, &layout, error);
+	if (!status)
+		status = ciel_guest_attach(source, &layout, &guest, report, error);
+	if (status)
+		return status;
+	source = NULL; /* the guest owns it */
+	status = ciel_source_alive(guest->source, error);
+	if (status) {
+		ciel_guest_destroy(guest);
+		return status;
+	}
+	snprintf(format, DUMP_FORMAT_BYTES, "%s", shape.format);
+	complete_report(report, guest, start);
 	*ret = guest;
 	return CIEL_OK;
 }

@@ -7,6 +7,7 @@
  *
  *   ciel_attach()  finds the kernel in the RAM of a QEMU process: tables, symbols, types. Tenths of a second, or less than
  *                  a millisecond from a cache file of the same boot.
+ *   ciel_attach_dump()  the same in a file: an ELF core, a kdump file, a libvirt save image, a QEMU migration stream.
  *   ciel_sample()  walks the cgroup tree and fills a flat buffer. Microseconds.
  *   ciel_detach()  gives everything back; a mapping would keep a dead VM's RAM alive.
  */
@@ -24,9 +25,11 @@ enum { CIEL_ABI = 1 };
 struct ciel_guest;
 
 enum ciel_source_choice {
-	CIEL_SOURCE_AUTO = 0, /* mapped where the RAM is a sealed shared memfd, else by process_vm_readv */
+	CIEL_SOURCE_AUTO = 0, /* mapped where the RAM is a sealed shared memfd; another shared file by pread; else process */
 	CIEL_SOURCE_MAPPED = 1,
 	CIEL_SOURCE_PROCESS = 2,
+	CIEL_SOURCE_FILE = 3,
+	CIEL_SOURCE_DUMP = 4, /* only ciel_attach_dump()'s answer */
 };
 
 struct ciel_attach_request {
@@ -43,7 +46,7 @@ struct ciel_attach_request {
 _Static_assert(sizeof(struct ciel_attach_request) == 288, "the FFI border");
 
 struct ciel_attach_report {
-	uint32_t source; /* CIEL_SOURCE_MAPPED or CIEL_SOURCE_PROCESS */
+	uint32_t source; /* enum ciel_source_choice, not AUTO */
 	uint32_t from_cache;
 	uint32_t candidates; /* VMCOREINFO copies that differ */
 	uint32_t levels;     /* of page tables */
@@ -113,6 +116,9 @@ CIEL_API uint32_t ciel_abi(void);
 /* On success *ret is the guest. On failure the status, and error is filled. */
 CIEL_API int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret,
 			     struct ciel_attach_report *report, struct ciel_error *error);
+/* The file's format is recognised by its content and told in `format`, which holds 64 bytes. */
+CIEL_API int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_attach_report *report, char *format,
+				  struct ciel_error *error);
 CIEL_API int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error);
 CIEL_API void ciel_detach(struct ciel_guest *guest);
 

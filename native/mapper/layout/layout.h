@@ -3,7 +3,7 @@
  * layout/ says which guest-physical addresses the RAM has.
  *
  * A layout is a short table of ranges, each mapping guest-physical addresses to offsets in the source. What a hypervisor
- * puts where is one file a hypervisor (qemu.c). A table is a guess until it is proved: the page walk from VMCOREINFO to
+ * puts where is one file a hypervisor (qemu.c); of a dump, dump.c. A table is a guess until it is proved: the page walk from VMCOREINFO to
  * init_uts_ns proves the part with the kernel, the guest's own iomem_resource the rest (attach.c).
  */
 #ifndef CIEL_LAYOUT_H
@@ -32,6 +32,10 @@ enum ciel_machine {
 /* max_below_4g: QEMU's machine option max-ram-below-4g, 0 when not given. */
 enum ciel_status ciel_layout_of_qemu(enum ciel_machine machine, uint64_t ram_size, uint64_t max_below_4g,
 				     struct ciel_layout *ret, struct ciel_error *error);
+
+/* size: of the dump's source. */
+enum ciel_status ciel_layout_of_dump(const struct ciel_dump_shape *shape, uint64_t size, struct ciel_layout *ret,
+				     struct ciel_error *error);
 
 /* The source's offset of a guest-physical address, and how many bytes follow in the range; 0 when it is no RAM. */
 int ciel_layout_find(const struct ciel_layout *layout, uint64_t address, uint64_t *ret_offset, uint64_t *ret_left);

@@ -4,32 +4,30 @@
  *
  * Which files may be mapped. Only what /proc/PID/maps marks shared: with private pages (copy-on-write forks) the file
  * that QEMU holds open is empty, or the template's frozen RAM. And only memfds sealed against shrinking: a mapping of a
- * file that shrinks is SIGBUS. Every memfd has the same name, so the way goes from QEMU's address range through inode
- * and offset to the descriptor with that inode.
+ * file that shrinks is SIGBUS. And none of huge pages: holes cannot be told there, and to touch one takes a huge page from
+ * the pool, or is SIGBUS when that is empty. The others are read by file.c.
  *
  * Holes. Reading a hole of a memfd through a mapping allocates it, which would undo the guest's balloon and grow the
  * host's memory by what is read. A page that the guest's page tables point to is resident as a rule, but a hostile
  * table, or one read just after a balloon took the page, may point anywhere. So the first touch of each page asks
  * lseek(SEEK_DATA), 0.3 µs, and the answer is kept in a bitmap for EPOCH_REFRESHES refreshes: a page freed meanwhile
  * costs at most itself, once an epoch. Pages in holes read as zeros from a page of ours. Scans and large reads use
- * pread, which never allocates (190 ms for 900 MB of resident pages; through the mapping, guarded by mincore(), 127 ms).
+ * pread, which never allocates (backing.c).
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "../cleanup.h"
-#include "source.h"
+#include "backing.h"
 
 enum {
 	EPOCH_REFRESHES = 64,
-	MAX_DESCRIPTORS = 65536,
 	/* Touched words remembered for clearing; beyond this the epoch ends early. */
 	MAX_TOUCHED = 16384,
 };
@@ -88,49 +86,16 @@ static enum ciel_status mapped_read(struct ciel_source *source, uint64_t offset,
 				    struct ciel_error *error)
 {
 	struct mapped_source *mapped = mapped_of(source);
-	size_t done = 0;
 
-	while (done < length) {
-		ssize_t got = pread(mapped->file, (uint8_t *)to + done, length - done,
-				    (off_t)(mapped->file_offset + offset + done));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return ciel_fail_errno(error, errno, "reading %zu bytes at RAM offset 0x%" PRIx64, length, offset);
-		if (got == 0)
-			return ciel_fail(error, CIEL_FAULTED, "the RAM's file ends before RAM offset 0x%" PRIx64, offset + done);
-		done += (size_t)got;
-	}
-	return CIEL_OK;
+	return ciel_backing_read(mapped->file, mapped->file_offset, offset, to, length, error);
 }
 
 static enum ciel_status mapped_scan(struct ciel_source *source, ciel_scan_visitor visit, void *context,
 				    struct ciel_error *error)
 {
 	struct mapped_source *mapped = mapped_of(source);
-	off_t end = (off_t)(mapped->file_offset + source->size);
-	off_t position = (off_t)mapped->file_offset;
-	uint8_t head[CIEL_SCAN_BYTES];
 
-	while (position < end) {
-		off_t data = lseek(mapped->file, position, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
-			break; /* nothing but holes up to the end */
-		off_t hole = data < 0 ? -1 : lseek(mapped->file, data, SEEK_HOLE);
-		if (data < 0 || hole < 0)
-			return ciel_fail_errno(error, errno, "seeking data in the RAM's file");
-		if (hole > end)
-			hole = end;
-		data &= (off_t)CIEL_PAGE_MASK;
-		for (; data < hole; data += (off_t)CIEL_PAGE_SIZE) {
-			if (pread(mapped->file, head, sizeof(head), data) != (ssize_t)sizeof(head))
-				continue;
-			if (visit(context, (uint64_t)data - mapped->file_offset, head))
-				return CIEL_OK;
-		}
-		position = hole;
-	}
-	return CIEL_OK;
+	return ciel_backing_scan(mapped->file, mapped->file_offset, source->size, visit, context, error);
 }
 
 static void mapped_refresh(struct ciel_source *source)
@@ -171,52 +136,19 @@ static const struct ciel_source_operations mapped_operations = {
 	.destroy = mapped_destroy,
 };
 
-/* Opens, by its /proc/PID/fd entry, the file with the block's inode: a descriptor of our own, read-only. */
-static enum ciel_status open_block_file(const struct ciel_process *process, const struct ciel_ram_block *block, int *ret,
-					struct ciel_error *error)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/fd", process->pid);
-	DIR *directory = opendir(path);
-	if (!directory)
-		return ciel_fail_errno(error, errno, "listing %s (this needs root or CAP_SYS_PTRACE)", path);
-
-	enum ciel_status status = ciel_fail(error, CIEL_UNSUPPORTED, "process %d has no descriptor of its RAM (inode %" PRIu64 ")",
-					    process->pid, block->inode);
-	struct dirent *entry;
-	for (int i = 0; i < MAX_DESCRIPTORS && (entry = readdir(directory)); i++) {
-		struct stat file;
-
-		if (entry->d_name[0] == '.' || fstatat(dirfd(directory), entry->d_name, &file, 0) != 0)
-			continue;
-		if (file.st_ino != block->inode || major(file.st_dev) != block->device_major ||
-		    minor(file.st_dev) != block->device_minor)
-			continue;
-		int opened = openat(dirfd(directory), entry->d_name, O_RDONLY | O_CLOEXEC);
-		if (opened < 0) {
-			status = ciel_fail_errno(error, errno, "opening the RAM of process %d (%s/%s)", process->pid, path,
-						 entry->d_name);
-			break;
-		}
-		*ret = opened;
-		status = CIEL_OK;
-		break;
-	}
-	closedir(directory);
-	return status;
-}
-
 enum ciel_status ciel_source_open_mapped(struct ciel_process *process, const struct ciel_ram_block *block,
 					 struct ciel_source **ret, struct ciel_error *error)
 {
-	if (block->inode == 0)
-		return ciel_fail(error, CIEL_UNSUPPORTED, "the RAM of process %d is private, not shared", process->pid);
-
 	_cleanup_close_ int file = -1;
-	enum ciel_status status = open_block_file(process, block, &file, error);
+	enum ciel_status status = ciel_backing_open(process, block, &file, error);
 	if (status)
 		return status;
+
+	struct statfs system;
+	if (fstatfs(file, &system) != 0)
+		return ciel_fail_errno(error, errno, "looking at the RAM's file");
+	if (system.f_type == HUGETLBFS_MAGIC)
+		return ciel_fail(error, CIEL_UNSUPPORTED, "the RAM is of huge pages: a mapping could take more of them from the pool");
 
 	int seals = fcntl(file, F_GET_SEALS);
 	if (seals < 0 || !(seals & F_SEAL_SHRINK))

@@ -6,15 +6,24 @@
  * guest-physical addresses those offsets are. Everything above knows only this interface:
  *
  *   mapped.c   the RAM's own pages, mapped read-only from a sealed memfd that QEMU shares. A load is a load.
+ *   file.c     a shared file that must not be mapped (huge pages, files that may shrink): pread, staged.
  *   process.c  process_vm_readv from the QEMU process, a page at a time, staged.
+ *   joined.c   several sources one behind the other: a VM with several RAM blocks.
+ *   dump.c     a dump: elf.c, kdump.c, save.c are its formats.
  *   array.c    an array of this process: tests, and images in files.
  *
- * A new source (dumps, Xen's foreign memory) is one more file.
+ * A new source is one more file. Xen's foreign memory, say: page() finds the offset in its cache of mappings, or maps the
+ * frame with xenforeignmemory_map(PROT_READ) and, when that fails, returns NULL; read() is the same, a page at a time;
+ * scan() goes over the frames below the domain's maximum that map; refresh() drops nothing, as a mapped frame is the
+ * guest's own, but unmaps the frames that were not used lately, so that ballooned ones are given back; alive() asks
+ * xc_domain_getinfo() whether domain id and UUID are still one. It opens with ciel_source_open_xen(domid, uuid, …), and
+ * layout/ gets a file for where Xen puts RAM.
  *
  * Rules for every source
  *   1. Nothing is ever written, and reading never makes the guest's memory grow: holes of a file and absent pages of a
  *      process read as zeros without being allocated.
- *   2. No offset, however wild, makes a source fault: it returns NULL or an error.
+ *   2. No offset, however wild, makes a source fault: it returns NULL or an error. What is behind it may go away at any
+ *      time (a file that is truncated, a process that ends): an error, never a signal.
  *   3. A page pointer is valid until the next call on the source, and must be read once (volatile): the guest runs.
  *   4. ciel_source_refresh() makes what is loaded next fresh. Between two refreshes a source may serve a page from a
  *      staged copy.
@@ -120,8 +129,30 @@ enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_
 /* Takes over the process on success. UNSUPPORTED when the block is not a sealed shared file: use the process instead. */
 enum ciel_status ciel_source_open_mapped(struct ciel_process *process, const struct ciel_ram_block *block,
 					 struct ciel_source **ret, struct ciel_error *error);
+/* Takes over the process on success. UNSUPPORTED when the block is private. */
+enum ciel_status ciel_source_open_file(struct ciel_process *process, const struct ciel_ram_block *block,
+				       struct ciel_source **ret, struct ciel_error *error);
+/* Takes over the process on success. */
 enum ciel_status ciel_source_open_process(struct ciel_process *process, const struct ciel_ram_block *block,
 					  struct ciel_source **ret, struct ciel_error *error);
+
+/* What the offsets of a dump are. */
+struct ciel_dump_shape {
+	const char *format; /* for people */
+	/* Empty: offsets are guest-physical addresses. Else QEMU's machine type, and offsets are of its main RAM. */
+	char machine[64];
+};
+
+/* Recognises the format by content. */
+enum ciel_status ciel_source_open_dump(const char *path, struct ciel_source **ret, struct ciel_dump_shape *ret_shape,
+				       struct ciel_error *error);
+
+/*
+ * The parts one behind the other, each at the offset where the one before ends. Takes them over on success. All of one
+ * kind or not: what is staged in one is staged in all.
+ */
+enum ciel_status ciel_source_open_joined(struct ciel_source *const *parts, uint32_t count, struct ciel_source **ret,
+					 struct ciel_error *error);
 
 /* Borrows the bytes. */
 enum ciel_status ciel_source_open_array(const uint8_t *bytes, uint64_t size, struct ciel_source **ret,
