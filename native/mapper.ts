@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import koffi from 'koffi';
 import type { UnavailableReason } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
-import { ABI, decodeSample, reasonOfStatus, uuidOf } from './sample-decoding.ts';
+import { ABI, decodeSample, reasonOfStatus, type SampleWork, uuidOf } from './sample-decoding.ts';
 
 /** enum ciel_machine */
 const MACHINES = { i440fx: 1, q35: 2 } as const;
@@ -177,6 +177,7 @@ export class Guest {
   #handle: unknown;
   #buffer = Buffer.alloc(FIRST_SAMPLE_BYTES);
   #lastElapsedNanoseconds = 0n;
+  #lastWork: SampleWork = { viewsRun: 0, viewsRepeated: 0, corrections: 0 };
 
   constructor(bound: Calls, handle: unknown, report: AttachReport) {
     this.#calls = bound;
@@ -189,11 +190,17 @@ export class Guest {
     return this.#lastElapsedNanoseconds;
   }
 
+  /** How the last sample came about. */
+  get lastWork(): SampleWork {
+    return this.#lastWork;
+  }
+
   /** Reads the containers. Throws MapperError; Stale: attach again. */
   sample(): VmIntrospection {
     this.sampleRaw();
     const decoded = decodeSample(this.#buffer, (slot) => this.#calls.slotName(slot));
     this.#lastElapsedNanoseconds = decoded.elapsedNanoseconds;
+    this.#lastWork = decoded.work;
     return decoded.introspection;
   }
 

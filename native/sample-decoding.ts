@@ -76,6 +76,9 @@ const HEADER = {
   bootId: 56,
   release: 72,
   nodename: 144,
+  viewsRun: 216,
+  viewsRepeated: 220,
+  corrections: 224,
 } as const;
 const NAME_BYTES = 72;
 const CONTAINER = { bytes: 0, runtime: 4, pathLength: 8, idOffset: 12, idLength: 16, figures: 24 } as const;
@@ -86,6 +89,17 @@ const UNLIMITED = NO_CPU;
 export interface DecodedSample {
   readonly introspection: VmIntrospection;
   readonly elapsedNanoseconds: bigint;
+  readonly work: SampleWork;
+}
+
+/** How a sample came about. */
+export interface SampleWork {
+  /** Views that walked the guest's structures. */
+  readonly viewsRun: number;
+  /** Views that were repeated from what an earlier walk recorded. */
+  readonly viewsRepeated: number;
+  /** Since the attach: recordings whose checks held and which another walk did not bear out. */
+  readonly corrections: number;
 }
 
 /** `slotName` says what a slot number asked of the kernel, for messages. */
@@ -112,6 +126,11 @@ export function decodeSample(buffer: Buffer, slotName: (slot: number) => string)
       containers,
     },
     elapsedNanoseconds: buffer.readBigUInt64LE(HEADER.elapsedNs),
+    work: {
+      viewsRun: buffer.readUInt32LE(HEADER.viewsRun),
+      viewsRepeated: buffer.readUInt32LE(HEADER.viewsRepeated),
+      corrections: buffer.readUInt32LE(HEADER.corrections),
+    },
   };
 }
 

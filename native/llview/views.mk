@@ -73,5 +73,6 @@ check: check-views
 check-views: $(BUILD)/views-test
 	$<
 
-$(BUILD)/views-test: $(LLVIEW)/../../test/native/views.c $(LLVIEW)/../../test/native/test.h $(BUILD)/views.o
+RECORDING_OBJECTS := $(patsubst %,$(BUILD)/mapper/%.o,record translate status layout/qemu memory/source memory/array)
+$(BUILD)/views-test: $(LLVIEW)/../../test/native/views.c $(LLVIEW)/../../test/native/test.h $(BUILD)/views.o $(RECORDING_OBJECTS)
 	$(CLANG) -std=gnu17 -g -O2 -Wall -Wextra -Werror -I$(MAPPER) $(filter %.c %.o,$^) -o $@

@@ -19,6 +19,7 @@
 #include "cleanup.h"
 #include "guest.h"
 #include "locate/kallsyms.h"
+#include "programme.h"
 
 enum {
 	MAX_BTF = 64 << 20,
@@ -359,6 +360,7 @@ void ciel_guest_destroy(struct ciel_guest *guest)
 	ciel_source_destroy(guest->source);
 	free(guest->slots);
 	free(guest->kernel);
+	ciel_programme_destroy(guest->programme);
 	free(guest);
 }
 

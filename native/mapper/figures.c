@@ -3,7 +3,9 @@
  * Each view fails by itself: a fault costs the figures of one view of one container. A figure of a view that worked has a
  * status of its own.
  */
-#include "figures.h"
+#include <stddef.h>
+
+#include "programme.h"
 
 static enum ciel_status status_of_view(int result)
 {
@@ -43,49 +45,86 @@ static void set_failed(struct ciel_sample_container *record, enum ciel_figure_na
 		set_figure(record, name, result);
 }
 
-/* What is worked out of a view's sums. */
-static void finish(const struct view_kernel *kernel, struct ciel_readings *readings)
-{
-	if (!readings->cpu_result.status)
-		readings->cpu_result.status = view_cpu_finish(kernel, &readings->cpu);
-	if (!readings->memory_result.status)
-		readings->memory_result.status = view_memory_finish(kernel, &readings->memory);
-	if (!readings->io_result.status)
-		readings->io_result.status = view_io_finish(kernel, &readings->io);
-}
+/*
+ * One view of a container: its answer and result in the readings, how it is run, and what is worked out of its sums. A view
+ * that is given here is repeated when it can be.
+ */
+#define VIEW(name)                                                                                                     \
+	static int run_##name(uint64_t address, uint64_t serial, const struct view_kernel *kernel,                     \
+			      struct ciel_readings *readings)                                                          \
+	{                                                                                                              \
+		return view_cgroup_##name(address, serial, kernel, &readings->name);                                   \
+	}                                                                                                              \
+	static int finish_##name(const struct view_kernel *kernel, struct ciel_readings *readings)                     \
+	{                                                                                                              \
+		return view_##name##_finish(kernel, &readings->name);                                                  \
+	}
+VIEW(cpu)
+VIEW(memory)
+VIEW(io)
 
-/* The result of a view, and the end of its loan. */
-static struct view_figure end_view(struct ciel_tank *tank, uint64_t lent, int result)
+#define ROW(name)                                                                                                      \
+	{                                                                                                              \
+		.run = run_##name, .finish = finish_##name, .answer = offsetof(struct ciel_readings, name),            \
+		.bytes = sizeof(((struct ciel_readings *)0)->name),                                                    \
+		.result = offsetof(struct ciel_readings, name##_result),                                               \
+	}
+static const struct container_view {
+	int (*run)(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct ciel_readings *readings);
+	int (*finish)(const struct view_kernel *kernel, struct ciel_readings *readings);
+	size_t answer, bytes, result; /* in the readings */
+} views[CIEL_CONTAINER_VIEWS] = {
+	[CIEL_VIEW_CPU] = ROW(cpu),
+	[CIEL_VIEW_MEMORY] = ROW(memory),
+	[CIEL_VIEW_IO] = ROW(io),
+};
+
+static int run_view(struct ciel_guest *guest, struct ciel_tank *tank, struct ciel_container *container,
+		    enum ciel_container_view number, struct ciel_readings *readings)
 {
+	const struct container_view *view = &views[number];
+	struct ciel_track *track = &container->tracks[number];
+	uint64_t lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
+
+	ciel_programme_run_begin(guest->programme, track, tank->context, &guest->space, (uint8_t *)readings + view->answer,
+				 view->bytes);
+	int result = view->run(container->address, container->serial, guest->kernel, readings);
+	ciel_programme_run_end(guest->programme, track, tank->context, result);
 	ciel_settle(tank, lent);
-	return (struct view_figure){ .status = result, .slot = result ? tank->context->error_slot : 0 };
+	return result;
 }
 
-static int has_changed(const struct ciel_readings *readings)
+static void take_view(struct ciel_guest *guest, struct ciel_tank *tank, struct ciel_container *container,
+		      enum ciel_container_view number, struct ciel_readings *readings)
 {
-	return readings->cpu_result.status == CIEL_VIEW_CHANGED || readings->memory_result.status == CIEL_VIEW_CHANGED ||
-	       readings->io_result.status == CIEL_VIEW_CHANGED;
+	const struct container_view *view = &views[number];
+	struct view_figure *result = (struct view_figure *)((uint8_t *)readings + view->result);
+	int status = 0;
+
+	if (!ciel_programme_repeat(guest->programme, &container->tracks[number], (uint8_t *)readings + view->answer,
+				   &readings->used[number])) {
+		readings->used[number] = (uint32_t)view->bytes;
+		for (int i = 0; i < CIEL_TRIES; i++) {
+			status = run_view(guest, tank, container, number, readings);
+			if (status != CIEL_VIEW_CHANGED)
+				break;
+			/* Whatever was staged or translated may have led astray. */
+			ciel_space_refresh(&guest->space);
+		}
+	}
+	if (!status) {
+		uint64_t lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
+		status = view->finish(guest->kernel, readings);
+		ciel_settle(tank, lent);
+	}
+	*result = (struct view_figure){ .status = status, .slot = status ? tank->context->error_slot : 0 };
 }
 
-void ciel_readings_take(struct ciel_guest *guest, struct ciel_tank *tank, const struct view_cgroup *cgroup,
+void ciel_readings_take(struct ciel_guest *guest, struct ciel_tank *tank, struct ciel_container *container,
 			struct ciel_readings *ret)
 {
-	const struct view_kernel *kernel = guest->kernel;
-	uint64_t address = cgroup->address, serial = cgroup->serial, lent;
-
-	for (int i = 0; i < CIEL_TRIES; i++) {
-		lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
-		ret->cpu_result = end_view(tank, lent, view_cgroup_cpu(address, serial, kernel, &ret->cpu));
-		lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
-		ret->memory_result = end_view(tank, lent, view_cgroup_memory(address, serial, kernel, &ret->memory));
-		lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
-		ret->io_result = end_view(tank, lent, view_cgroup_io(address, serial, kernel, &ret->io));
-		if (!has_changed(ret))
-			break;
-		/* Whatever was staged or translated may have led astray. */
-		ciel_space_refresh(&guest->space);
-	}
-	finish(kernel, ret);
+	for (int i = 0; i < CIEL_CONTAINER_VIEWS; i++)
+		take_view(guest, tank, container, i, ret);
 }
 
 void ciel_readings_write(const struct ciel_readings *readings, struct ciel_sample_container *record)

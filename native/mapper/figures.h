@@ -10,6 +10,12 @@
 
 enum { CIEL_TRIES = 3 };
 
+/* The views that are asked about a container; each is repeated by itself (programme.h). */
+enum ciel_container_view { CIEL_VIEW_CPU, CIEL_VIEW_MEMORY, CIEL_VIEW_IO, CIEL_CONTAINER_VIEWS };
+
+struct ciel_container;
+struct ciel_programme;
+
 /* What the views know of one container. */
 struct ciel_readings {
 	struct view_cpu cpu;
@@ -17,10 +23,14 @@ struct ciel_readings {
 	struct view_io io;
 	/* Of each view as a whole, and the slot that it lacked. */
 	struct view_figure cpu_result, memory_result, io_result;
+	uint32_t used[CIEL_CONTAINER_VIEWS]; /* bytes of each answer that may be other than 0 */
 };
 
-/* Runs the views on one cgroup, again when it changed meanwhile. Whatever fails is a figure without a value. */
-void ciel_readings_take(struct ciel_guest *guest, struct ciel_tank *tank, const struct view_cgroup *cgroup,
+/*
+ * What the views say of one container: repeated where that holds, else run, again when the cgroup changed meanwhile.
+ * Whatever fails is a figure without a value.
+ */
+void ciel_readings_take(struct ciel_guest *guest, struct ciel_tank *tank, struct ciel_container *container,
 			struct ciel_readings *ret);
 
 /* Fills in the figures of a container's record. */

@@ -8,6 +8,9 @@
  *   3. for each of them: CPU, memory, I/O, with fuel of its own, so that a fault costs that container and not the sample
  *   4. the process that owns the RAM still lives: else nothing of this counts
  *
+ * Steps 1 and 2 are one recording, each view of each container is another: what has been walked before is repeated from
+ * them as long as their checks hold (programme.h).
+ *
  * Views check by themselves that a cgroup is the same one before and after a reading, and that no flush came between; one
  * that changed is tried again, with everything forgotten that was staged or translated.
  */
@@ -16,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "figures.h"
+#include "programme.h"
 #include "recognise.h"
 #include "runtime.h"
 
@@ -29,6 +32,7 @@ enum {
 	MAX_CGROUPS = 16384,
 	MAX_PATH = 4096,
 	MAX_CPU_NUMBER = 8191, /* the kernel's own limit, NR_CPUS */
+	PREFETCH_AHEAD = 2, /* containers */
 };
 
 struct sample {
@@ -71,14 +75,13 @@ static enum ciel_status fail_view(const struct sample *sample, int result, const
 	}
 }
 
-/* Step 1. The header's part of it. */
-static enum ciel_status prove(struct sample *sample, struct ciel_sample_header *header)
+/* Step 1. */
+static enum ciel_status prove(struct sample *sample, struct view_proof *proof)
 {
 	struct ciel_guest *guest = sample->guest;
-	struct view_proof proof;
 	uint8_t boot_id[sizeof(guest->boot_id)];
 	uint64_t lent = ciel_lend(&sample->tank, CIEL_FUEL_OF_VIEW);
-	int result = view_prove(&proof);
+	int result = view_prove(proof);
 
 	ciel_settle(&sample->tank, lent);
 	if (result)
@@ -89,8 +92,6 @@ static enum ciel_status prove(struct sample *sample, struct ciel_sample_header *
 		return ciel_context(sample->error, "proving that the guest has not rebooted");
 	if (memcmp(boot_id, guest->boot_id, sizeof(boot_id)) != 0)
 		return ciel_fail(sample->error, CIEL_STALE, "the guest has rebooted since it was attached to");
-	header->jiffies = proof.jiffies;
-	memcpy(header->nodename, proof.nodename, sizeof(proof.nodename));
 	return CIEL_OK;
 }
 
@@ -147,6 +148,7 @@ static enum ciel_status grow_cgroups(struct sample *sample)
 /* Step 2. */
 static enum ciel_status list_cgroups(struct sample *sample, uint64_t *ret_count)
 {
+	struct ciel_recorder *recorder = sample->context.recorder;
 	int tries = 0;
 
 	for (;;) {
@@ -164,6 +166,8 @@ static enum ciel_status list_cgroups(struct sample *sample, uint64_t *ret_count)
 			status = fail_view(sample, result, "listing cgroups");
 		if (status)
 			return status;
+		if (recorder)
+			recorder->is_spoilt = 1;
 		/* The tree changed under the walk: a pointer of it may have led anywhere. */
 		ciel_space_refresh(&sample->guest->space);
 	}
@@ -188,61 +192,39 @@ static uint32_t build_path(uint32_t index, char path[MAX_PATH])
 	return length;
 }
 
-/* Step 3 for one container. */
-static enum ciel_status add_container(struct sample *sample, const struct ciel_sample_header *header, uint32_t index,
-				      enum ciel_runtime runtime, uint32_t id_offset, uint32_t id_length)
+/* One that is recognised, of the list. 0 when memory is short. */
+static int set_container(uint32_t index, enum ciel_runtime runtime, uint32_t id_offset, uint32_t id_length,
+			 struct ciel_container *ret)
 {
-	static _Thread_local struct ciel_readings readings;
-	const struct view_kernel *kernel = sample->guest->kernel;
 	char path[MAX_PATH];
 	uint32_t path_length = build_path(index, path);
-	uint64_t cpu_bytes = header->cpu_count * sizeof(uint64_t);
-	uint64_t bytes = (sizeof(struct ciel_sample_container) + cpu_bytes + path_length + 7) & ~7ull;
-
-	if (bytes > sample->capacity - sample->used)
-		return ciel_fail(sample->error, CIEL_EXHAUSTED, "the sample's buffer of %" PRIu64 " bytes is full after %u containers",
-				 sample->capacity, header->container_count);
-	uint8_t *at = sample->buffer + sample->used;
-	memset(at, 0, bytes);
-
-	struct ciel_sample_container *record = (struct ciel_sample_container *)at;
 	uint32_t name_length = (uint32_t)strnlen(cgroups[index].name, VIEW_NAME_BYTES - 1);
-	record->bytes = (uint32_t)bytes;
-	record->runtime = runtime;
-	record->path_length = path_length;
+
+	*ret = (struct ciel_container){
+		.address = cgroups[index].address,
+		.serial = cgroups[index].serial,
+		.runtime = runtime,
+		.path_length = path_length,
+		.path = malloc(path_length + 1),
+	};
+	if (!ret->path)
+		return 0;
+	memcpy(ret->path, path, path_length);
 	/* The name is the path's last part, unless the path was cut off: then there is no id to speak of. */
 	if (path_length >= name_length && memcmp(path + path_length - name_length, cgroups[index].name, name_length) == 0) {
-		record->id_offset = path_length - name_length + id_offset;
-		record->id_length = id_length;
+		ret->id_offset = path_length - name_length + id_offset;
+		ret->id_length = id_length;
 	}
-	ciel_readings_take(sample->guest, &sample->tank, &cgroups[index], &readings);
-	ciel_readings_write(&readings, record);
-
-	uint8_t *by_cpu = at + sizeof(*record);
-	memset(by_cpu, 0xff, cpu_bytes);
-	for (uint32_t i = 0; i < kernel->cpu_count; i++)
-		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &readings.cpu.by_cpu[i], sizeof(uint64_t));
-	memcpy(by_cpu + cpu_bytes, path, path_length);
-	sample->used += bytes;
-	return CIEL_OK;
+	return 1;
 }
 
-static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *header)
+static enum ciel_status recognise_containers(struct sample *sample, uint64_t count)
 {
-	uint64_t count = 0;
-	enum ciel_status status = prove(sample, header);
+	struct ciel_container *containers = malloc((count + 1) * sizeof(*containers));
+	uint64_t path_bytes = 0;
+	uint32_t found = 0;
 
-	if (!status)
-		status = read_kernel(sample);
-	if (!status)
-		status = list_cgroups(sample, &count);
-	if (status)
-		return status;
-
-	const struct view_kernel *kernel = sample->guest->kernel;
-	header->possible_cpus = kernel->cpu_count;
-	header->cpu_count = kernel->cpu[kernel->cpu_count - 1] + 1;
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; containers && i < count; i++) {
 		uint32_t id_offset, id_length;
 		uint32_t parent = cgroups[i].parent, grandparent = cgroups[parent].parent;
 		const struct ciel_cgroup_names names = { cgroups[i].name, cgroups[parent].name, cgroups[grandparent].name };
@@ -251,12 +233,102 @@ static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *h
 			continue;
 		if (runtime == CIEL_RUNTIME_SYSTEMD && !sample->guest->with_services)
 			continue;
-		status = add_container(sample, header, i, runtime, id_offset, id_length);
+		if (!set_container(i, runtime, id_offset, id_length, &containers[found]))
+			break;
+		path_bytes += containers[found++].path_length;
+		/* It could not be told anyway, and must not be remembered. */
+		if (path_bytes > sample->capacity)
+			break;
+	}
+	ciel_programme_set_containers(sample->guest->programme, containers, found);
+	return containers ? CIEL_OK : ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for %" PRIu64 " containers", count);
+}
+
+/* Steps 1 and 2, repeated or anew. */
+static enum ciel_status find_containers(struct sample *sample, struct view_proof *proof)
+{
+	struct ciel_programme *programme = sample->guest->programme;
+	struct ciel_track *tree = &programme->tree;
+	uint32_t used = sizeof(*proof);
+	uint64_t count = 0;
+
+	if (ciel_programme_repeat(programme, tree, proof, &used))
+		return CIEL_OK;
+	ciel_programme_run_begin(programme, tree, &sample->context, &sample->guest->space, proof, sizeof(*proof));
+	enum ciel_status status = prove(sample, proof);
+	if (!status)
+		status = list_cgroups(sample, &count);
+	ciel_programme_run_end(programme, tree, &sample->context, (int)status);
+	return status ? status : recognise_containers(sample, count);
+}
+
+/* Step 3 for one container. */
+static enum ciel_status add_container(struct sample *sample, const struct ciel_sample_header *header,
+				      struct ciel_container *container)
+{
+	static _Thread_local struct ciel_readings readings;
+	const struct view_kernel *kernel = sample->guest->kernel;
+	uint64_t cpu_bytes = header->cpu_count * sizeof(uint64_t);
+	uint64_t bytes = (sizeof(struct ciel_sample_container) + cpu_bytes + container->path_length + 7) & ~7ull;
+
+	if (bytes > sample->capacity - sample->used)
+		return ciel_fail(sample->error, CIEL_EXHAUSTED, "the sample's buffer of %" PRIu64 " bytes is full after %u containers",
+				 sample->capacity, header->container_count);
+	uint8_t *at = sample->buffer + sample->used;
+	memset(at, 0, bytes);
+
+	struct ciel_sample_container *record = (struct ciel_sample_container *)at;
+	record->bytes = (uint32_t)bytes;
+	record->runtime = container->runtime;
+	record->path_length = container->path_length;
+	record->id_offset = container->id_offset;
+	record->id_length = container->id_length;
+	ciel_readings_take(sample->guest, &sample->tank, container, &readings);
+	ciel_readings_write(&readings, record);
+
+	uint8_t *by_cpu = at + sizeof(*record);
+	memset(by_cpu, 0xff, cpu_bytes);
+	for (uint32_t i = 0; i < kernel->cpu_count && !record->figures[CIEL_FIGURE_CPU_PER_CPU].status; i++)
+		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &readings.cpu.by_cpu[i], sizeof(uint64_t));
+	memcpy(by_cpu + cpu_bytes, container->path, container->path_length);
+	sample->used += bytes;
+	return CIEL_OK;
+}
+
+static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *header)
+{
+	struct ciel_programme *programme = sample->guest->programme;
+	struct view_proof proof;
+	enum ciel_status status = read_kernel(sample);
+
+	ciel_programme_begin(programme, sample->guest->source);
+	if (!status)
+		status = find_containers(sample, &proof);
+	if (status)
+		return status;
+
+	const struct view_kernel *kernel = sample->guest->kernel;
+	header->jiffies = proof.jiffies;
+	memcpy(header->nodename, proof.nodename, sizeof(proof.nodename));
+	header->possible_cpus = kernel->cpu_count;
+	header->cpu_count = kernel->cpu[kernel->cpu_count - 1] + 1;
+	for (uint32_t i = 0; i < programme->container_count; i++) {
+		if (i + PREFETCH_AHEAD < programme->container_count)
+			ciel_programme_prefetch(programme, &programme->containers[i + PREFETCH_AHEAD]);
+		status = add_container(sample, header, &programme->containers[i]);
 		if (status)
 			return status;
 		header->container_count++;
 	}
 	return CIEL_OK;
+}
+
+/* Room for what is remembered from sample to sample. */
+static enum ciel_status need_programme(struct ciel_guest *guest, struct ciel_error *error)
+{
+	if (!guest->programme)
+		guest->programme = calloc(1, sizeof(*guest->programme));
+	return guest->programme ? CIEL_OK : ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory for a guest's recordings");
 }
 
 int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error)
@@ -282,6 +354,8 @@ int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity
 	*error = (struct ciel_error){ 0 };
 	if (capacity < sizeof(header) || ((uintptr_t)buffer & 7))
 		return ciel_fail(error, CIEL_BAD_ARGUMENT, "a buffer of %" PRIu64 " bytes, aligned to 8, is needed", capacity);
+	if (need_programme(guest, error))
+		return error->status;
 	memcpy(header.boot_id, guest->boot_id, sizeof(header.boot_id));
 	memcpy(header.release, guest->info.release, sizeof(guest->info.release));
 
@@ -294,9 +368,15 @@ int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity
 	struct ciel_error gone;
 	if (ciel_source_alive(guest->source, &gone) != CIEL_OK)
 		*error = gone;
-	if (error->status)
+	if (error->status) {
+		/* Whatever it was, nothing that was found before it is to be relied on. */
+		ciel_programme_clear(guest->programme);
 		return error->status;
+	}
 	header.fuel_used = (uint32_t)(fuel - sample.tank.left);
+	header.views_run = guest->programme->views_run;
+	header.views_repeated = guest->programme->views_repeated;
+	header.corrections = guest->programme->corrections;
 	header.bytes = (uint32_t)sample.used;
 	header.elapsed_ns = clock_ns(CLOCK_MONOTONIC) - start;
 	memcpy(buffer, &header, sizeof(header));

@@ -11,6 +11,8 @@
 #include "types/slots.h"
 #include "views/views.h"
 
+struct ciel_programme;
+
 /* What the mapper itself asks of a kernel, beside the views: numbered behind ciel_view_slots[]. */
 enum ciel_core_slot {
 	CIEL_CORE_INIT_TASK,
@@ -43,6 +45,7 @@ struct ciel_guest {
 	struct ciel_slot *slots; /* of the views, then of the core */
 	int with_services; /* samples hold systemd services, too */
 	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
+	struct ciel_programme *programme; /* what is known from earlier samples; NULL until the first */
 };
 
 /* All descriptors in one array: the views' first, so that their numbers are indices, then the core's. */

@@ -77,8 +77,12 @@ struct ciel_sample_header {
 	uint8_t boot_id[16];
 	char release[72];
 	char nodename[72];
+	/* How the figures came about: views that ran, and that were repeated from what was recorded (programme.h). */
+	uint32_t views_run, views_repeated;
+	uint32_t corrections; /* since the attach: recordings that had gone wrong unseen; 0 in a guest that plays by the rules */
+	uint32_t reserved;
 };
-_Static_assert(sizeof(struct ciel_sample_header) == 216, "the FFI border");
+_Static_assert(sizeof(struct ciel_sample_header) == 232, "the FFI border");
 
 enum ciel_figure_name {
 	CIEL_FIGURE_CPU,

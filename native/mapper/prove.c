@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "guest.h"
+#include "record.h"
 
 static enum ciel_status prove_banner(struct ciel_guest *guest, struct ciel_error *error)
 {
@@ -61,7 +62,10 @@ static uint64_t read_variable(struct ciel_guest *guest, enum ciel_core_slot symb
 	uint64_t address = ciel_core_value(guest, symbol), value;
 	struct ciel_error ignored;
 
-	return address && ciel_space_read(&guest->space, address, &value, sizeof(value), &ignored) == CIEL_OK ? value : 0;
+	if (!address || ciel_space_read(&guest->space, address, &value, sizeof(value), &ignored) != CIEL_OK)
+		return 0;
+	ciel_record_check(address, sizeof(value), value);
+	return value;
 }
 
 enum ciel_status ciel_guest_boot_id(struct ciel_guest *guest, uint8_t ret[16], struct ciel_error *error)
@@ -86,6 +90,7 @@ enum ciel_status ciel_guest_boot_id(struct ciel_guest *guest, uint8_t ret[16], s
 			ciel_space_read(&guest->space, address, &named.numbers[4], sizeof(named.numbers[4]), error);
 		if (status)
 			return ciel_context(error, "reading init_task.stack_canary");
+		ciel_record_check(address, sizeof(named.numbers[4]), named.numbers[4]);
 	}
 	memcpy(named.release, guest->info.release, sizeof(guest->info.release));
 	ciel_sha256(&named, sizeof(named), hash);

@@ -81,11 +81,6 @@ int g_burn(void)
 	return burn();
 }
 
-void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value)
-{
-	(void)address, (void)size, (void)is_signed, (void)value;
-}
-
 void g_refresh(void)
 {
 	/* Loads from mapped RAM are always fresh; its refreshes count samples. */
@@ -99,34 +94,36 @@ void g_no_slot(uint32_t slot)
 	ciel_view->error_slot = slot;
 }
 
+/*
+ * Word by word: each is loaded once, and checked by a repeat unless the view says that the string is never changed in
+ * place. The words are aligned, so none crosses a page.
+ */
 int g_string(char *destination, uint32_t capacity, uint64_t address)
 {
+	uint64_t word_at = address & ~7ull;
 	uint32_t length = 0;
 
 	if (capacity == 0)
 		return ciel_view->error = CIEL_VIEW_LIMIT;
-	destination[0] = '\0';
-	while (length < capacity - 1) {
-		if (!burn())
-			return CIEL_VIEW_FUEL;
-		const volatile uint8_t *from = map_byte(address + length);
-		if (!from)
-			return CIEL_VIEW_FAULT;
-		uint32_t left = (uint32_t)(CIEL_PAGE_SIZE - ((address + length) & ~CIEL_PAGE_MASK));
-		for (uint32_t i = 0; i < left && length < capacity - 1; i++) {
-			char byte = (char)from[i];
+	for (;; word_at += sizeof(uint64_t)) {
+		const volatile void *from = g_map(word_at, sizeof(uint64_t));
+		if (!from) {
+			destination[length] = '\0';
+			return ciel_view->error;
+		}
+		uint64_t word = *(const volatile uint64_t *)from;
+		if (ciel_view->recorder)
+			g_record(word_at, sizeof(word), 0, word);
+		for (uint32_t i = word_at < address ? (uint32_t)(address & 7) : 0; i < sizeof(word); i++) {
+			char byte = (char)(word >> 8 * i);
+			if (byte && length == capacity - 1) {
+				destination[length] = '\0';
+				return ciel_view->error = CIEL_VIEW_LIMIT;
+			}
 			destination[length] = byte;
 			if (!byte)
 				return (int)length;
 			length++;
 		}
-		destination[length] = '\0';
 	}
-	/* Full: one more byte tells whether the string ends just here. */
-	const volatile uint8_t *end = map_byte(address + length);
-	if (!end)
-		return CIEL_VIEW_FAULT;
-	if (*end)
-		return ciel_view->error = CIEL_VIEW_LIMIT;
-	return (int)length;
 }

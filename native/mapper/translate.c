@@ -24,7 +24,7 @@ struct walk_result {
 	uint64_t page_size;
 };
 
-static int read_entry(const struct ciel_space *space, uint64_t physical, uint64_t *ret)
+static int read_entry(const struct ciel_space *space, uint64_t physical, uint64_t *ret, struct ciel_trace *trace)
 {
 	uint64_t offset, left;
 
@@ -34,10 +34,15 @@ static int read_entry(const struct ciel_space *space, uint64_t physical, uint64_
 	if (!page)
 		return 0;
 	*ret = *(const volatile uint64_t *)(page + (offset & ~CIEL_PAGE_MASK));
+	if (trace) {
+		trace->entries[trace->count].offset = offset;
+		trace->entries[trace->count++].value = *ret;
+	}
 	return 1;
 }
 
-static struct walk_result walk(const struct ciel_space *space, uint64_t address)
+/* With `trace` (empty), each entry on the way is noted. */
+static struct walk_result walk(const struct ciel_space *space, uint64_t address, struct ciel_trace *trace)
 {
 	uint32_t bits = 12 + 9 * space->levels;
 	int64_t sign = (int64_t)address >> (bits - 1);
@@ -52,7 +57,7 @@ static struct walk_result walk(const struct ciel_space *space, uint64_t address)
 		uint64_t entry_at = table + ((address >> shift) & 511) * sizeof(uint64_t);
 		uint64_t entry;
 
-		if (!read_entry(space, entry_at, &entry))
+		if (!read_entry(space, entry_at, &entry, trace))
 			return (struct walk_result){ .end = WALK_OUTSIDE, .level = level, .physical = entry_at };
 		if (!(entry & ENTRY_PRESENT))
 			return (struct walk_result){ .end = WALK_NOT_PRESENT, .level = level, .physical = entry_at };
@@ -91,7 +96,7 @@ static int extent_of_walk(const struct ciel_space *space, const struct walk_resu
 enum ciel_status ciel_space_walk(struct ciel_space *space, uint64_t address, struct ciel_extent *ret,
 				 struct ciel_error *error)
 {
-	struct walk_result result = walk(space, address);
+	struct walk_result result = walk(space, address, NULL);
 
 	switch (result.end) {
 	case WALK_DONE:
@@ -125,18 +130,42 @@ static int find_linear(const struct ciel_space *space, uint64_t address, uint64_
 	return 1;
 }
 
-int ciel_space_find(struct ciel_space *space, uint64_t address, struct ciel_extent *ret)
+/* 1 and the extent, 0: no RAM there, -1: the address is in no linear region. */
+static int find_by_arithmetic(const struct ciel_space *space, uint64_t address, struct ciel_extent *ret)
 {
 	if (address >= space->direct_start && address < space->direct_end)
 		return find_linear(space, address, address - space->direct_start, space->direct_end, ret);
 	if (address >= space->image_start && address < space->image_end)
 		return find_linear(space, address, address - CIEL_KERNEL_MAP + space->phys_base, space->image_end, ret);
+	return -1;
+}
+
+int ciel_space_trace(struct ciel_space *space, uint64_t page, struct ciel_trace *ret)
+{
+	struct ciel_extent extent;
+	int found = find_by_arithmetic(space, page, &extent);
+
+	ret->count = 0;
+	if (found < 0) {
+		struct walk_result result = walk(space, page, ret);
+		found = result.end == WALK_DONE && extent_of_walk(space, &result, &extent);
+	}
+	ret->offset = extent.offset;
+	return found;
+}
+
+int ciel_space_find(struct ciel_space *space, uint64_t address, struct ciel_extent *ret)
+{
+	int found = find_by_arithmetic(space, address, ret);
+
+	if (found >= 0)
+		return found;
 
 	uint64_t number = address / CIEL_PAGE_SIZE, in_page = address & ~CIEL_PAGE_MASK;
 	struct ciel_walk_entry *entry = &space->cache[number % CIEL_WALK_CACHE];
 
 	if (entry->page != number + 1) {
-		struct walk_result result = walk(space, address);
+		struct walk_result result = walk(space, address, NULL);
 		struct ciel_extent extent;
 
 		if (result.end != WALK_DONE || !extent_of_walk(space, &result, &extent))

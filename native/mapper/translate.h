@@ -49,6 +49,21 @@ enum ciel_status ciel_space_walk(struct ciel_space *space, uint64_t address, str
 /* By arithmetic when possible. 1 and *ret, or 0 when the address does not translate: the fast path, without messages. */
 int ciel_space_find(struct ciel_space *space, uint64_t address, struct ciel_extent *ret);
 
+/* What of a page table entry says where a page is. The rest (accessed, dirty, software's) changes as it likes. */
+#define CIEL_ENTRY_MEANS 0x000ffffffffff081ull
+
+/* How a page came to be found: where it is in the source, and the table entries that led there; none by arithmetic. */
+struct ciel_trace {
+	uint64_t offset;
+	uint32_t count;
+	struct {
+		uint64_t offset, value;
+	} entries[5];
+};
+
+/* Finds a page anew, without the cache. 0 when it does not translate. */
+int ciel_space_trace(struct ciel_space *space, uint64_t page, struct ciel_trace *ret);
+
 /* Copies guest-virtual memory; every page of it must translate. */
 enum ciel_status ciel_space_read(struct ciel_space *space, uint64_t address, void *to, size_t length,
 				 struct ciel_error *error);

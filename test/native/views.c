@@ -9,8 +9,9 @@
  */
 #include <stddef.h>
 
+#include "memory/source.h"
+#include "record.h"
 #include "test.h"
-#include "view-runtime.h"
 #include "views/views.h"
 
 typedef uint64_t u64;
@@ -208,7 +209,7 @@ static struct guest {
 	u64 jiffies;
 	char task[16], names[195];
 	uint8_t table[ITEMS];
-} guest;
+} guest __attribute__((aligned(4096)));
 
 static u64 at(const void *place)
 {
@@ -261,11 +262,6 @@ const volatile void *g_map(uint64_t address, uint32_t size)
 		return NULL;
 	}
 	return (const uint8_t *)&guest + (address - BASE);
-}
-
-void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value)
-{
-	(void)address, (void)size, (void)is_signed, (void)value;
 }
 
 void g_refresh(void)
@@ -745,6 +741,162 @@ static void test_tree(void)
 	CHECK_EQUAL(view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io), CIEL_VIEW_FUEL);
 }
 
+/* --- repeats --------------------------------------------------------------------------------------------------------- */
+
+static struct ciel_layout whole = { .count = 1 };
+static struct ciel_space space = { .layout = &whole, .direct_start = BASE };
+
+/* Runs a view once while it is recorded. NULL: it cannot be repeated. */
+static struct ciel_recording *record(int (*read)(void), void *answer, size_t bytes)
+{
+	struct ciel_recording *recording;
+
+	if (!space.source) {
+		struct ciel_error error;
+		u64 size = (sizeof(guest) + 4095) & ~4095ull; /* static, aligned: the page's rest is ours */
+		CHECK_EQUAL(ciel_source_open_array((const uint8_t *)&guest, size, &space.source, &error), CIEL_OK);
+		whole.ranges[0] = (struct ciel_range){ .size = size };
+		space.direct_end = BASE + size;
+	}
+	memset(answer, 0, bytes);
+	ciel_record_begin(&context, &space, answer, bytes);
+	CHECK_EQUAL(read(), 0);
+	recording = ciel_record_end(&context);
+	return recording;
+}
+
+static int repeat(const struct ciel_recording *recording, void *answer, size_t bytes)
+{
+	memset(answer, 0, bytes);
+	return ciel_recording_repeat(recording, (const uint8_t *)&guest, answer);
+}
+
+/* Views as they are recorded: without what is worked out of their sums. */
+static int raw_cpu(void)
+{
+	return view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu);
+}
+static int raw_memory(void)
+{
+	return view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory);
+}
+static int raw_io(void)
+{
+	return view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io);
+}
+
+/* A repeat says what a walk says: after counts, at each store of a flush, and after it. */
+static void test_repeat(int (*read)(void), void *answer, size_t bytes)
+{
+	static uint8_t repeated[8192];
+	struct ciel_recording *recording;
+
+	CHECK(bytes <= sizeof(repeated));
+	set_up();
+	count();
+	recording = record(read, answer, bytes);
+	CHECK(recording && recording->term_count > 0 && recording->check_count > 0);
+	CHECK(repeat(recording, repeated, bytes));
+	CHECK(!memcmp(answer, repeated, bytes));
+	plan_flush();
+	for (u32 i = 0; i < store_count; i++) {
+		*stores[i].to += stores[i].amount;
+		CHECK(repeat(recording, repeated, bytes));
+		CHECK(!memcmp(answer, repeated, bytes));
+	}
+	for (int cpu_number = 0; cpu_number < CPUS; cpu_number++) {
+		for (int i = TOP; i <= CHILD; i++) {
+			struct per_cpu *here = &guest.per_cpu[cpu_number];
+			here->rstat[i].now.usage += 5;
+			here->counters[i].state[2] -= 3;
+			here->iostats[i].now.bytes[READ] += 512;
+		}
+	}
+	guest.family[TOP].memory.usage = 99;
+	guest.family[TOP].cgroup.shown.utime = 3;
+	CHECK(repeat(recording, repeated, bytes));
+	memset(answer, 0, bytes);
+	CHECK_EQUAL(read(), 0);
+	CHECK(!memcmp(answer, repeated, bytes));
+
+	/* The same again is the same recording. */
+	struct ciel_recording *again = record(read, answer, bytes);
+	CHECK(again && ciel_recording_equals(recording, again));
+	free(again);
+	free(recording);
+}
+
+/* Whatever the view's way depended on ends the recording. */
+static void test_checks(int (*read)(void), void *answer, size_t bytes, u64 *what, u64 becomes)
+{
+	struct ciel_recording *recording;
+	static uint8_t repeated[8192];
+	u64 before;
+
+	set_up();
+	count();
+	recording = record(read, answer, bytes);
+	CHECK(recording != NULL);
+	before = *what;
+	*what = becomes;
+	CHECK(!repeat(recording, repeated, bytes));
+	*what = before;
+	CHECK(repeat(recording, repeated, bytes));
+	free(recording);
+}
+
+static void test_unrepeatable(void)
+{
+	/* A flush came between. */
+	for (u32 i = 1; i < 40; i += 13) {
+		set_up();
+		count();
+		plan_flush();
+		begin_at = resume_at = i;
+		stop_after = store_count;
+		before_load = flush_in_two;
+		struct ciel_recording *recording = record(raw_cpu, &cpu, sizeof(cpu));
+		if (recording) {
+			static struct view_cpu repeated;
+			CHECK(repeat(recording, &repeated, sizeof(repeated)));
+			CHECK(!memcmp(&cpu, &repeated, sizeof(cpu)));
+		}
+		free(recording);
+	}
+	/* A fault that was tolerated may be gone the next time; a field that is missing is missing for good. */
+	set_up();
+	count();
+	guest.family[TOP].memory.vmstats = 0xdead;
+	CHECK(!record(raw_memory, &memory, sizeof(memory)));
+	set_up();
+	count();
+	slot(CIEL_SLOT_FIELD_OFFSET, "mem_cgroup", "swap.usage.counter")->available = 0;
+	struct ciel_recording *recording = record(raw_memory, &memory, sizeof(memory));
+	CHECK(recording != NULL);
+	static struct view_memory repeated;
+	CHECK(repeat(recording, &repeated, sizeof(repeated)));
+	CHECK_EQUAL(repeated.swap.status, CIEL_VIEW_NO_SLOT);
+	CHECK_EQUAL(repeated.swap.slot, memory.swap.slot);
+	free(recording);
+}
+
+static void test_repeats(void)
+{
+	test_repeat(raw_cpu, &cpu, sizeof(cpu));
+	test_repeat(raw_memory, &memory, sizeof(memory));
+	test_repeat(raw_io, &io, sizeof(io));
+	test_checks(raw_cpu, &cpu, sizeof(cpu), &guest.family[TOP].cgroup.self.serial, 111);
+	test_checks(raw_cpu, &cpu, sizeof(cpu), &guest.family[CHILD].cgroup.self.children.next, 0);
+	test_checks(raw_cpu, &cpu, sizeof(cpu), &guest.family[TOP].cgroup.self.children.next, 0);
+	test_checks(raw_cpu, &cpu, sizeof(cpu), &guest.family[CHILD].cgroup.rstat_cpu, 0);
+	test_checks(raw_memory, &memory, sizeof(memory), &guest.family[TOP].cgroup.subsys[MEMORY], 0);
+	test_checks(raw_memory, &memory, sizeof(memory), &guest.family[TOP].memory.max, 4096);
+	test_checks(raw_io, &io, sizeof(io), &guest.family[CHILD].group.iostat_cpu, 0);
+	test_checks(raw_io, &io, sizeof(io), &guest.family[TOP].io.first, 0);
+	test_unrepeatable();
+	ciel_source_destroy(space.source);
+}
+
 int main(void)
 {
 	if (ciel_view_slot_count > sizeof(slots) / sizeof(slots[0]))
@@ -755,6 +907,7 @@ int main(void)
 	test_kernel();
 	test_other_layouts();
 	test_tree();
+	test_repeats();
 	test_flushes(read_cpu);
 	test_flushes(read_memory);
 	test_flushes(read_io);

@@ -44,6 +44,18 @@ static void array_refresh(struct ciel_source *source)
 	(void)source;
 }
 
+static const volatile uint8_t *array_array(struct ciel_source *source)
+{
+	return array_of(source)->bytes;
+}
+
+static int array_resident(struct ciel_source *source, uint64_t offset)
+{
+	(void)source;
+	(void)offset;
+	return 1;
+}
+
 static enum ciel_status array_alive(struct ciel_source *source, struct ciel_error *error)
 {
 	(void)source;
@@ -62,6 +74,8 @@ static const struct ciel_source_operations array_operations = {
 	.read = array_read,
 	.scan = array_scan,
 	.refresh = array_refresh,
+	.array = array_array,
+	.resident = array_resident,
 	.alive = array_alive,
 	.destroy = array_destroy,
 };

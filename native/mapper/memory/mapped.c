@@ -61,6 +61,14 @@ static void end_epoch(struct mapped_source *mapped)
 	mapped->refreshes = 0;
 }
 
+static int mapped_resident(struct ciel_source *source, uint64_t offset)
+{
+	struct mapped_source *mapped = mapped_of(source);
+	off_t position = (off_t)(mapped->file_offset + offset);
+
+	return lseek(mapped->file, position, SEEK_DATA) == position;
+}
+
 static const volatile uint8_t *mapped_page(struct ciel_source *source, uint64_t offset)
 {
 	struct mapped_source *mapped = mapped_of(source);
@@ -70,8 +78,7 @@ static const volatile uint8_t *mapped_page(struct ciel_source *source, uint64_t 
 	if (mapped->resident[word] & bit)
 		return mapped->bytes + offset;
 
-	off_t position = (off_t)(mapped->file_offset + offset);
-	if (lseek(mapped->file, position, SEEK_DATA) != position)
+	if (!mapped_resident(source, offset))
 		return zero_page;
 
 	if (mapped->touched_count == MAX_TOUCHED)
@@ -106,6 +113,11 @@ static void mapped_refresh(struct ciel_source *source)
 		end_epoch(mapped);
 }
 
+static const volatile uint8_t *mapped_array(struct ciel_source *source)
+{
+	return mapped_of(source)->bytes;
+}
+
 static enum ciel_status mapped_alive(struct ciel_source *source, struct ciel_error *error)
 {
 	return ciel_process_alive(&mapped_of(source)->process, error);
@@ -132,6 +144,8 @@ static const struct ciel_source_operations mapped_operations = {
 	.read = mapped_read,
 	.scan = mapped_scan,
 	.refresh = mapped_refresh,
+	.array = mapped_array,
+	.resident = mapped_resident,
 	.alive = mapped_alive,
 	.destroy = mapped_destroy,
 };

@@ -173,6 +173,42 @@ static enum ciel_status process_scan(struct ciel_source *source, ciel_scan_visit
 	return CIEL_OK;
 }
 
+/* Pieces are small and many: each costs about 1 µs, however few bytes it has, and a call 3 µs. */
+static enum ciel_status process_gather(struct ciel_source *source, const struct ciel_piece *pieces, uint32_t count,
+				       uint8_t *to, struct ciel_error *error)
+{
+	const struct process_source *process = process_of(source);
+	struct iovec remote[SCAN_BATCH];
+
+	for (uint32_t done = 0; done < count;) {
+		uint32_t batch = count - done < SCAN_BATCH ? count - done : SCAN_BATCH;
+		size_t bytes = 0;
+
+		for (uint32_t i = 0; i < batch; i++) {
+			const struct ciel_piece *piece = &pieces[done + i];
+			remote[i] = (struct iovec){
+				.iov_base = (void *)(uintptr_t)(process->address + piece->offset),
+				.iov_len = piece->length,
+			};
+			bytes += piece->length;
+		}
+		struct iovec local = { .iov_base = to, .iov_len = bytes };
+		if (process_vm_readv(process->process.pid, &local, 1, remote, batch, 0) != (ssize_t)bytes)
+			return ciel_fail_errno(error, errno, "reading %u pieces of process %d", count, process->process.pid);
+		to += bytes;
+		done += batch;
+	}
+	return CIEL_OK;
+}
+
+static int process_resident(struct ciel_source *source, uint64_t offset)
+{
+	struct ciel_error ignored;
+	uint64_t entry;
+
+	return read_pagemap(process_of(source), offset, &entry, 1, &ignored) == CIEL_OK && is_present(entry);
+}
+
 static void process_refresh(struct ciel_source *source)
 {
 	struct process_source *process = process_of(source);
@@ -203,6 +239,8 @@ static const struct ciel_source_operations process_operations = {
 	.read = process_read,
 	.scan = process_scan,
 	.refresh = process_refresh,
+	.gather = process_gather,
+	.resident = process_resident,
 	.alive = process_alive,
 	.destroy = process_destroy,
 };

@@ -48,6 +48,12 @@ struct ciel_source;
 /* Called for each page of a scan with its first bytes. Returns 0 to go on, 1 to end the scan. */
 typedef int (*ciel_scan_visitor)(void *context, uint64_t offset, const uint8_t head[CIEL_SCAN_BYTES]);
 
+/* A piece of RAM to be copied. */
+struct ciel_piece {
+	uint64_t offset;
+	uint64_t length;
+};
+
 struct ciel_source_operations {
 	const char *name;
 	/* 1: pages are copies, each of its own instant: reading twice proves nothing without a refresh between. */
@@ -61,6 +67,17 @@ struct ciel_source_operations {
 	enum ciel_status (*scan)(struct ciel_source *source, ciel_scan_visitor visit, void *context,
 				 struct ciel_error *error);
 	void (*refresh)(struct ciel_source *source);
+	/*
+	 * For repeats (record.h), which load from pages that have been read before. A source has one of the two, or neither:
+	 * then views run each time.
+	 */
+	/* The whole RAM as an array; its pages are loaded from as long as resident() says so, asked now and then. */
+	const volatile uint8_t *(*array)(struct ciel_source *source);
+	/* Copies pieces, in their order, one behind the other. */
+	enum ciel_status (*gather)(struct ciel_source *source, const struct ciel_piece *pieces, uint32_t count, uint8_t *to,
+				   struct ciel_error *error);
+	/* Whether loading from the page allocates nothing. With array or gather. */
+	int (*resident)(struct ciel_source *source, uint64_t offset);
 	/* CIEL_OK while what was read since the last refresh can be believed: the process that owns the RAM still lives. */
 	enum ciel_status (*alive)(struct ciel_source *source, struct ciel_error *error);
 	void (*destroy)(struct ciel_source *source);
