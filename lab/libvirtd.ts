@@ -34,10 +34,14 @@ export interface Libvirtd {
 const LONGEST_DIRECTORY = 108 - '/sock/libvirt-admin-sock'.length - 1;
 const READY_WITHIN_MS = 15_000;
 
-/** Lays "$1" over what libvirtd writes to, then becomes the command that follows. Runs in a mount namespace of its own. */
+/**
+ * Lays "$1" over what libvirtd writes to, then becomes the command that follows. Runs in a mount namespace of its own. The
+ * folders belong to libvirt-daemon-system, which is not installed here, as it would start a daemon of the system.
+ */
 const OVERLAY = `set -eu
 directory=$1 cache=$2
 shift 2
+mkdir -p /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt
 mount --bind "$directory/etc" /etc/libvirt
 mount --bind "$directory/lib" /var/lib/libvirt
 mount --bind "$directory/log" /var/log/libvirt
