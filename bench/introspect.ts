@@ -65,6 +65,7 @@ async function measureSource(
     maxRamBelow4gBytes: qemu.maxRamBelow4gBytes,
     source,
     withServices: false,
+    withDetails: false,
     cachePath: null,
   };
   const ram = await ramFile(qemu.pid);

@@ -30,6 +30,84 @@ export interface ContainerCounters {
   readonly memoryLimitBytes: Reading<number | null>;
   readonly ioReadBytes: Reading<bigint>;
   readonly ioWriteBytes: Reading<bigint>;
+  /** null: not asked for. What decisions are made from is above. */
+  readonly details: ContainerDetails | null;
+}
+
+/** What else the guest's kernel keeps of a container: read for people and exporters, not for decisions. */
+export interface ContainerDetails {
+  /** The bandwidth limit: `quota` nanoseconds of CPU time in each `period`; null: no limit. */
+  readonly cpuQuotaNanoseconds: Reading<bigint | null>;
+  readonly cpuPeriodNanoseconds: Reading<bigint>;
+  readonly cpuPeriods: Reading<bigint>;
+  readonly cpuThrottledPeriods: Reading<bigint>;
+  /** Summed over CPUs. */
+  readonly cpuThrottledNanoseconds: Reading<bigint>;
+  /** As cgroup v1 says it: 1024 is what cgroup v2's cpu.weight calls 100. */
+  readonly cpuShares: Reading<number>;
+  readonly memoryPeakBytes: Reading<number>;
+  readonly memorySwapBytes: Reading<number>;
+  readonly memoryInactiveFileBytes: Reading<number>;
+  readonly memoryMappedBytes: Reading<number>;
+  readonly memoryKernelBytes: Reading<number>;
+  readonly oomKills: Reading<bigint>;
+  readonly ioReads: Reading<bigint>;
+  readonly ioWrites: Reading<bigint>;
+  readonly ioDevices: Reading<readonly DeviceCounters[]>;
+  readonly pids: Reading<number>;
+  /** null: no limit. */
+  readonly pidsLimit: Reading<number | null>;
+  readonly pressure: Readonly<Record<PressureResource, PressureCounters>>;
+  readonly network: Reading<NetworkCounters>;
+}
+
+/** One block device. Names are the guest's bytes: escape before use. */
+export interface DeviceCounters {
+  readonly major: number;
+  readonly minor: number;
+  /** null: this kernel tells its numbers only. */
+  readonly name: string | null;
+  readonly readBytes: bigint;
+  readonly writeBytes: bigint;
+  readonly reads: bigint;
+  readonly writes: bigint;
+}
+
+export const PRESSURE_RESOURCES = ['cpu', 'memory', 'io'] as const;
+export type PressureResource = (typeof PRESSURE_RESOURCES)[number];
+
+/** Time in which some, or all, of the container's tasks that had work to do waited for the resource. */
+export interface PressureCounters {
+  readonly someNanoseconds: Reading<bigint>;
+  readonly fullNanoseconds: Reading<bigint>;
+}
+
+/** The network namespace that the container's processes are in; several containers may share one. */
+export interface NetworkCounters {
+  /** As in `readlink /proc/PID/ns/net`. */
+  readonly namespace: number;
+  /** The guest's own: nobody's in particular, so its interfaces are not listed. */
+  readonly isHost: boolean;
+  readonly interfaces: readonly InterfaceCounters[];
+}
+
+export interface InterfaceCounters {
+  readonly name: string;
+  /** "veth", "macvlan", …; null: hardware, or the loopback device. */
+  readonly kind: string | null;
+  readonly index: number;
+  readonly isLoopback: boolean;
+  readonly counts: Reading<InterfaceCounts>;
+}
+export interface InterfaceCounts {
+  readonly receivedBytes: bigint;
+  readonly receivedPackets: bigint;
+  readonly receiveErrors: bigint;
+  readonly receiveDropped: bigint;
+  readonly sentBytes: bigint;
+  readonly sentPackets: bigint;
+  readonly sendErrors: bigint;
+  readonly sendDropped: bigint;
 }
 
 /** One look into a VM's memory. */

@@ -25,6 +25,8 @@ export interface WatchedVm {
   readonly source: SourceChoice;
   /** Systemd services are sampled like containers. */
   readonly withServices: boolean;
+  /** With the figures that are read on demand (ContainerDetails). */
+  readonly withDetails: boolean;
 }
 
 const FIRST_PAUSE_MS = 500;
@@ -68,7 +70,8 @@ export class GuestWatch {
       vm.uuid === this.#vm.uuid &&
       vm.pid === this.#vm.pid &&
       vm.source === this.#vm.source &&
-      vm.withServices === this.#vm.withServices
+      vm.withServices === this.#vm.withServices &&
+      vm.withDetails === this.#vm.withDetails
     );
   }
 
@@ -168,6 +171,7 @@ export class GuestWatch {
         maxRamBelow4gBytes: process.maxRamBelow4gBytes,
         source: this.#vm.source,
         withServices: this.#vm.withServices,
+        withDetails: this.#vm.withDetails,
         cachePath,
       });
       this.#failure = null;

@@ -12,6 +12,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 import { type Reading, unavailable } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
 import type { WatchedVm } from './guest-watch.ts';
@@ -92,11 +93,12 @@ export class Introspection {
     readonly pid?: number | null;
     readonly source?: SourceChoice;
     readonly withServices?: boolean;
+    readonly withDetails?: boolean;
   }): void {
-    const { uuid, pid = null, source = 'auto', withServices = false } = vm;
-    const wanted: WatchedVm = { uuid, pid, source, withServices };
+    const { uuid, pid = null, source = 'auto', withServices = false, withDetails = false } = vm;
+    const wanted: WatchedVm = { uuid, pid, source, withServices, withDetails };
     const known = this.#watched.get(uuid)?.vm;
-    if (known && known.pid === pid && known.source === source && known.withServices === withServices) return;
+    if (known && isDeepStrictEqual(known, wanted)) return;
     this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0 });
   }
 

@@ -50,6 +50,8 @@ export interface AttachRequest {
   readonly source: SourceChoice;
   /** Systemd services are sampled like containers. */
   readonly withServices: boolean;
+  /** With the figures that are read on demand. */
+  readonly withDetails: boolean;
   /** Attached from and saved to; null: neither. */
   readonly cachePath: string | null;
 }
@@ -138,7 +140,8 @@ function encodeRequest(request: AttachRequest): Buffer {
   bytes.writeBigUInt64LE(BigInt(request.ramBytes), 16);
   bytes.writeBigUInt64LE(BigInt(request.maxRamBelow4gBytes ?? 0), 24);
   bytes.writeUInt32LE(SOURCES[request.source], 32);
-  bytes.writeUInt32LE(request.withServices ? 1 : 0, 36);
+  bytes.writeUInt16LE(request.withServices ? 1 : 0, 36);
+  bytes.writeUInt16LE(request.withDetails ? 1 : 0, 38);
   const path = Buffer.from(request.cachePath ?? '', 'utf8');
   if (path.length >= REQUEST.cachePathBytes)
     throw new Error(`the cache path ${request.cachePath} is longer than ${REQUEST.cachePathBytes - 1} bytes`);

@@ -5,9 +5,17 @@
  * guest's bytes, decoded as UTF-8 with replacement characters: whoever shows them escapes them.
  */
 import { available, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
-import type { ContainerCounters, ContainerRuntime, VmIntrospection } from '../model/usage.ts';
+import type {
+  ContainerCounters,
+  ContainerDetails,
+  ContainerRuntime,
+  DeviceCounters,
+  InterfaceCounters,
+  PressureCounters,
+  VmIntrospection,
+} from '../model/usage.ts';
 
-export const ABI = 1;
+export const ABI = 2;
 
 /** enum ciel_status, by number. */
 const REASONS: readonly UnavailableReason[] = [
@@ -27,9 +35,11 @@ const REASONS: readonly UnavailableReason[] = [
   'Exhausted', // this process is out of memory
   'Malformed', // a mistake of the caller
   'NoField', // the controller is not enabled for the cgroup
+  'NotFound', // not asked for
+  'Unsupported', // kept by a driver
+  'NotFound', // nobody's
 ];
-const STATUS_NO_FIELD = 4;
-const STATUS_NOT_ACCOUNTED = 15;
+const STATUS = { noField: 4, notAccounted: 15, notAsked: 16, private: 17, empty: 18 } as const;
 
 export function reasonOfStatus(status: number): UnavailableReason {
   return REASONS[status] ?? 'Malformed';
@@ -48,19 +58,44 @@ const RUNTIMES: readonly (ContainerRuntime | null)[] = [
 ];
 
 /** enum ciel_figure_name, by number. */
-const FIGURE = {
-  cpu: 0,
-  cpuUser: 1,
-  cpuSystem: 2,
-  perCpu: 3,
-  memory: 4,
-  memoryAnon: 5,
-  memoryFile: 6,
-  memorySwapCache: 7,
-  memoryLimit: 8,
-  ioRead: 9,
-  ioWrite: 10,
-} as const;
+const FIGURES = [
+  'cpu',
+  'cpuUser',
+  'cpuSystem',
+  'perCpu',
+  'cpuQuota',
+  'cpuPeriod',
+  'cpuPeriods',
+  'cpuThrottledPeriods',
+  'cpuThrottled',
+  'cpuShares',
+  'memory',
+  'memoryPeak',
+  'memoryLimit',
+  'memorySwap',
+  'oomKills',
+  'memoryAnon',
+  'memoryFile',
+  'memorySwapCache',
+  'memoryInactiveFile',
+  'memoryMapped',
+  'memoryKernel',
+  'ioRead',
+  'ioWrite',
+  'ioReads',
+  'ioWrites',
+  'pids',
+  'pidsLimit',
+  'cpuSome',
+  'cpuFull',
+  'memorySome',
+  'memoryFull',
+  'ioSome',
+  'ioFull',
+  'network',
+] as const;
+type FigureName = (typeof FIGURES)[number];
+const FIGURE_NUMBERS = Object.fromEntries(FIGURES.map((name, number) => [name, number])) as Record<FigureName, number>;
 
 const HEADER = {
   abi: 0,
@@ -81,8 +116,30 @@ const HEADER = {
   corrections: 224,
 } as const;
 const NAME_BYTES = 72;
-const CONTAINER = { bytes: 0, runtime: 4, pathLength: 8, idOffset: 12, idLength: 16, figures: 24 } as const;
+const CONTAINER = {
+  bytes: 0,
+  runtime: 4,
+  pathLength: 8,
+  idOffset: 12,
+  idLength: 16,
+  deviceCount: 20,
+  interfaceCount: 24,
+  isHostNetwork: 28,
+  figures: 32,
+} as const;
 const FIGURE_BYTES = 16;
+const DEVICE = { bytes: 72, major: 32, minor: 36, name: 40, nameBytes: 32 } as const;
+const INTERFACE = {
+  bytes: 112,
+  status: 64,
+  detail: 68,
+  index: 72,
+  flags: 76,
+  name: 80,
+  kind: 96,
+  nameBytes: 16,
+} as const;
+const IFF_LOOPBACK = 8;
 const NO_CPU = 0xffff_ffff_ffff_ffffn;
 const UNLIMITED = NO_CPU;
 
@@ -134,56 +191,174 @@ export function decodeSample(buffer: Buffer, slotName: (slot: number) => string)
   };
 }
 
-function decodeContainer(
-  record: Buffer,
-  fixedBytes: number,
-  cpuCount: number,
-  slotName: (slot: number) => string,
-): ContainerCounters {
-  const pathStart = fixedBytes + cpuCount * 8;
+type SlotName = (slot: number) => string;
+
+/** Why a figure of this status is missing. */
+function missing(status: number, slot: number, what: string, slotName: SlotName): Reading<never> {
+  return unavailable(reasonOfStatus(status), messageOf(status, slot, what, slotName));
+}
+
+function messageOf(status: number, slot: number, what: string, slotName: SlotName): string {
+  switch (status) {
+    case STATUS.noField:
+      return `the guest's kernel has no ${slotName(slot)}`;
+    case STATUS.notAccounted:
+      return what === 'pressure'
+        ? 'pressure stall information is switched off in the guest: psi=1 on its kernel command line switches it on'
+        : 'the controller is not enabled for this cgroup';
+    case STATUS.notAsked:
+      return 'it was not asked for';
+    case STATUS.private:
+      return "the interface's driver counts in records of its own, which are not known here";
+    case STATUS.empty:
+      return 'no process is in the cgroup';
+    default:
+      return `reading the cgroup failed (${reasonOfStatus(status)})`;
+  }
+}
+
+type FigureReader = <T>(name: FigureName, decode: (value: bigint) => T) => Reading<T>;
+
+const asIs = (value: bigint): bigint => value;
+const limited = (value: bigint): bigint | null => (value === UNLIMITED ? null : value);
+const limitedNumber = (value: bigint): number | null => (value === UNLIMITED ? null : Number(value));
+
+function decodeContainer(record: Buffer, fixedBytes: number, cpuCount: number, slotName: SlotName): ContainerCounters {
+  const devicesStart = fixedBytes + cpuCount * 8;
+  const interfacesStart = devicesStart + record.readUInt32LE(CONTAINER.deviceCount) * DEVICE.bytes;
+  const pathStart = interfacesStart + record.readUInt32LE(CONTAINER.interfaceCount) * INTERFACE.bytes;
   const pathEnd = pathStart + record.readUInt32LE(CONTAINER.pathLength);
   const idStart = pathStart + record.readUInt32LE(CONTAINER.idOffset);
   const idEnd = idStart + record.readUInt32LE(CONTAINER.idLength);
   const runtime = RUNTIMES[record.readUInt32LE(CONTAINER.runtime)];
   if (!runtime) throw new Error(`a container of runtime ${record.readUInt32LE(CONTAINER.runtime)}`);
 
-  const figure = <T>(number: number, decode: (value: bigint) => T): Reading<T> => {
-    const start = CONTAINER.figures + number * FIGURE_BYTES;
+  const figure: FigureReader = (name, decode) => {
+    const start = CONTAINER.figures + FIGURE_NUMBERS[name] * FIGURE_BYTES;
     const status = record.readInt32LE(start + 8);
-    if (status !== 0) return unavailable(reasonOfStatus(status), messageOf(status, record.readUInt32LE(start + 12)));
-    return available(decode(record.readBigUInt64LE(start)));
-  };
-  const messageOf = (status: number, slot: number): string => {
-    if (status === STATUS_NO_FIELD) return `the guest's kernel has no ${slotName(slot)}`;
-    if (status === STATUS_NOT_ACCOUNTED) return 'the controller is not enabled for this cgroup';
-    return `reading the cgroup failed (${reasonOfStatus(status)})`;
+    if (status === 0) return available(decode(record.readBigUInt64LE(start)));
+    const what = /(Some|Full)$/.test(name) ? 'pressure' : name;
+    return missing(status, record.readUInt32LE(start + 12), what, slotName);
   };
   const perCpu = (): (bigint | null)[] =>
     Array.from({ length: cpuCount }, (_, cpu) => {
       const value = record.readBigUInt64LE(fixedBytes + cpu * 8);
       return value === NO_CPU ? null : value;
     });
+  const isDetailed = record.readInt32LE(CONTAINER.figures + FIGURE_NUMBERS.pids * FIGURE_BYTES + 8) !== STATUS.notAsked;
   return {
     id: record.toString('utf8', idStart, idEnd),
     runtime,
     cgroupPath: record.toString('utf8', pathStart, pathEnd),
-    cpuNanoseconds: figure(FIGURE.cpu, (value) => value),
-    cpuUserNanoseconds: figure(FIGURE.cpuUser, (value) => value),
-    cpuSystemNanoseconds: figure(FIGURE.cpuSystem, (value) => value),
-    perCpuNanoseconds: figure(FIGURE.perCpu, perCpu),
-    memoryBytes: figure(FIGURE.memory, Number),
-    memoryAnonBytes: figure(FIGURE.memoryAnon, Number),
-    memoryFileBytes: figure(FIGURE.memoryFile, Number),
-    memorySwapCacheBytes: figure(FIGURE.memorySwapCache, Number),
-    memoryLimitBytes: figure(FIGURE.memoryLimit, (value) => (value === UNLIMITED ? null : Number(value))),
-    ioReadBytes: figure(FIGURE.ioRead, (value) => value),
-    ioWriteBytes: figure(FIGURE.ioWrite, (value) => value),
+    cpuNanoseconds: figure('cpu', asIs),
+    cpuUserNanoseconds: figure('cpuUser', asIs),
+    cpuSystemNanoseconds: figure('cpuSystem', asIs),
+    perCpuNanoseconds: figure('perCpu', perCpu),
+    memoryBytes: figure('memory', Number),
+    memoryAnonBytes: figure('memoryAnon', Number),
+    memoryFileBytes: figure('memoryFile', Number),
+    memorySwapCacheBytes: figure('memorySwapCache', Number),
+    memoryLimitBytes: figure('memoryLimit', limitedNumber),
+    ioReadBytes: figure('ioRead', asIs),
+    ioWriteBytes: figure('ioWrite', asIs),
+    details: isDetailed
+      ? decodeDetails(
+          figure,
+          record.subarray(devicesStart, interfacesStart),
+          record.subarray(interfacesStart, pathStart),
+          record.readUInt32LE(CONTAINER.isHostNetwork) !== 0,
+          slotName,
+        )
+      : null,
   };
 }
 
-function textOf(buffer: Buffer, start: number): string {
+function decodeDetails(
+  figure: FigureReader,
+  devices: Buffer,
+  interfaces: Buffer,
+  isHost: boolean,
+  slotName: SlotName,
+): ContainerDetails {
+  const pressure = (some: FigureName, full: FigureName): PressureCounters => ({
+    someNanoseconds: figure(some, asIs),
+    fullNanoseconds: figure(full, asIs),
+  });
+  return {
+    cpuQuotaNanoseconds: figure('cpuQuota', limited),
+    cpuPeriodNanoseconds: figure('cpuPeriod', asIs),
+    cpuPeriods: figure('cpuPeriods', asIs),
+    cpuThrottledPeriods: figure('cpuThrottledPeriods', asIs),
+    cpuThrottledNanoseconds: figure('cpuThrottled', asIs),
+    cpuShares: figure('cpuShares', Number),
+    memoryPeakBytes: figure('memoryPeak', Number),
+    memorySwapBytes: figure('memorySwap', Number),
+    memoryInactiveFileBytes: figure('memoryInactiveFile', Number),
+    memoryMappedBytes: figure('memoryMapped', Number),
+    memoryKernelBytes: figure('memoryKernel', Number),
+    oomKills: figure('oomKills', asIs),
+    ioReads: figure('ioReads', asIs),
+    ioWrites: figure('ioWrites', asIs),
+    ioDevices: figure('ioRead', () => recordsOf(devices, DEVICE.bytes).map(decodeDevice)),
+    pids: figure('pids', Number),
+    pidsLimit: figure('pidsLimit', limitedNumber),
+    pressure: {
+      cpu: pressure('cpuSome', 'cpuFull'),
+      memory: pressure('memorySome', 'memoryFull'),
+      io: pressure('ioSome', 'ioFull'),
+    },
+    network: figure('network', (namespace) => ({
+      namespace: Number(namespace),
+      isHost,
+      interfaces: recordsOf(interfaces, INTERFACE.bytes).map((record) => decodeInterface(record, slotName)),
+    })),
+  };
+}
+
+function recordsOf(records: Buffer, bytes: number): Buffer[] {
+  return Array.from({ length: records.length / bytes }, (_, index) =>
+    records.subarray(index * bytes, (index + 1) * bytes),
+  );
+}
+
+function decodeDevice(record: Buffer): DeviceCounters {
+  return {
+    major: record.readUInt32LE(DEVICE.major),
+    minor: record.readUInt32LE(DEVICE.minor),
+    name: textOf(record, DEVICE.name, DEVICE.nameBytes) || null,
+    readBytes: record.readBigUInt64LE(0),
+    writeBytes: record.readBigUInt64LE(8),
+    reads: record.readBigUInt64LE(16),
+    writes: record.readBigUInt64LE(24),
+  };
+}
+
+function decodeInterface(record: Buffer, slotName: SlotName): InterfaceCounters {
+  const status = record.readInt32LE(INTERFACE.status);
+  return {
+    name: textOf(record, INTERFACE.name, INTERFACE.nameBytes),
+    kind: textOf(record, INTERFACE.kind, INTERFACE.nameBytes) || null,
+    index: record.readUInt32LE(INTERFACE.index),
+    isLoopback: (record.readUInt32LE(INTERFACE.flags) & IFF_LOOPBACK) !== 0,
+    counts:
+      status === 0
+        ? available({
+            receivedBytes: record.readBigUInt64LE(0),
+            receivedPackets: record.readBigUInt64LE(8),
+            receiveErrors: record.readBigUInt64LE(16),
+            receiveDropped: record.readBigUInt64LE(24),
+            sentBytes: record.readBigUInt64LE(32),
+            sentPackets: record.readBigUInt64LE(40),
+            sendErrors: record.readBigUInt64LE(48),
+            sendDropped: record.readBigUInt64LE(56),
+          })
+        : missing(status, record.readUInt32LE(INTERFACE.detail), 'interface', slotName),
+  };
+}
+
+function textOf(buffer: Buffer, start: number, bytes: number = NAME_BYTES): string {
   const end = buffer.indexOf(0, start);
-  return buffer.toString('utf8', start, end < 0 || end > start + NAME_BYTES ? start + NAME_BYTES : end);
+  return buffer.toString('utf8', start, end < 0 || end > start + bytes ? start + bytes : end);
 }
 
 /** 16 bytes in a UUID's notation. */

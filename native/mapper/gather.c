@@ -268,9 +268,9 @@ static enum ciel_status add_container(struct sample *sample, const struct ciel_s
 {
 	static _Thread_local struct ciel_readings readings;
 	const struct view_kernel *kernel = sample->guest->kernel;
-	uint64_t cpu_bytes = header->cpu_count * sizeof(uint64_t);
-	uint64_t bytes = (sizeof(struct ciel_sample_container) + cpu_bytes + container->path_length + 7) & ~7ull;
 
+	ciel_readings_take(sample->guest, &sample->tank, container, &readings);
+	uint64_t bytes = ciel_readings_bytes(&readings, header->cpu_count, container->path_length);
 	if (bytes > sample->capacity - sample->used)
 		return ciel_fail(sample->error, CIEL_EXHAUSTED, "the sample's buffer of %" PRIu64 " bytes is full after %u containers",
 				 sample->capacity, header->container_count);
@@ -283,14 +283,7 @@ static enum ciel_status add_container(struct sample *sample, const struct ciel_s
 	record->path_length = container->path_length;
 	record->id_offset = container->id_offset;
 	record->id_length = container->id_length;
-	ciel_readings_take(sample->guest, &sample->tank, container, &readings);
-	ciel_readings_write(&readings, record);
-
-	uint8_t *by_cpu = at + sizeof(*record);
-	memset(by_cpu, 0xff, cpu_bytes);
-	for (uint32_t i = 0; i < kernel->cpu_count && !record->figures[CIEL_FIGURE_CPU_PER_CPU].status; i++)
-		memcpy(by_cpu + kernel->cpu[i] * sizeof(uint64_t), &readings.cpu.by_cpu[i], sizeof(uint64_t));
-	memcpy(by_cpu + cpu_bytes, container->path, container->path_length);
+	memcpy(ciel_readings_write(&readings, kernel, header->cpu_count, record), container->path, container->path_length);
 	sample->used += bytes;
 	return CIEL_OK;
 }

@@ -44,6 +44,7 @@ struct ciel_guest {
 	uint8_t boot_id[16];
 	struct ciel_slot *slots; /* of the views, then of the core */
 	int with_services; /* samples hold systemd services, too */
+	int detail;              /* figures on demand are read, too */
 	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
 	struct ciel_programme *programme; /* what is known from earlier samples; NULL until the first */
 };

@@ -100,6 +100,7 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	if (cache_path[0] && !report->from_cache)
 		ciel_guest_save(guest, cache_path, &ignored);
 	guest->with_services = request->with_services != 0;
+	guest->detail = request->detail != 0;
 	complete_report(report, guest, start);
 	*ret = guest;
 	return CIEL_OK;
@@ -132,6 +133,7 @@ int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_
 		ciel_guest_destroy(guest);
 		return status;
 	}
+	guest->detail = 1;
 	snprintf(format, DUMP_FORMAT_BYTES, "%s", shape.format);
 	complete_report(report, guest, start);
 	*ret = guest;

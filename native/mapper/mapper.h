@@ -20,7 +20,7 @@
 
 #define CIEL_API __attribute__((visibility("default")))
 
-enum { CIEL_ABI = 1 };
+enum { CIEL_ABI = 2 };
 
 struct ciel_guest;
 
@@ -39,7 +39,8 @@ struct ciel_attach_request {
 	uint64_t ram_bytes;
 	uint64_t max_ram_below_4g; /* QEMU's machine option; 0: not given */
 	uint32_t source; /* enum ciel_source_choice */
-	uint32_t with_services; /* systemd services of the guest are sampled like containers */
+	uint16_t with_services; /* systemd services of the guest are sampled like containers */
+	uint16_t detail;        /* figures on demand are read, too: about as much work as the others together */
 	/* A file to attach from and to save to; empty: none. It names offsets and addresses only, and is proved on use. */
 	char cache_path[248];
 };
@@ -59,8 +60,15 @@ _Static_assert(sizeof(struct ciel_attach_report) == 168, "the FFI border");
 
 /*
  * What a sample looks like in the buffer: one header, then container_count containers, each `bytes` long:
- * struct ciel_sample_container, cpu_count u64 of CPU time by CPU number (UINT64_MAX: not a possible CPU), path_length
- * bytes of the cgroup's path, padding to 8.
+ *
+ *   struct ciel_sample_container
+ *   cpu_count u64: CPU time by CPU number (UINT64_MAX: not a possible CPU)
+ *   device_count struct ciel_sample_device
+ *   interface_count struct ciel_sample_interface
+ *   path_length bytes: the cgroup's path
+ *   padding to 8
+ *
+ * Names in it are the guest's bytes.
  */
 struct ciel_sample_header {
 	uint32_t abi;
@@ -84,18 +92,43 @@ struct ciel_sample_header {
 };
 _Static_assert(sizeof(struct ciel_sample_header) == 232, "the FFI border");
 
+/* Times are in nanoseconds. A limit that is not set is UINT64_MAX. */
 enum ciel_figure_name {
 	CIEL_FIGURE_CPU,
 	CIEL_FIGURE_CPU_USER,
 	CIEL_FIGURE_CPU_SYSTEM,
 	CIEL_FIGURE_CPU_PER_CPU, /* value: 0; the values are behind the container */
+	CIEL_FIGURE_CPU_QUOTA,
+	CIEL_FIGURE_CPU_PERIOD,
+	CIEL_FIGURE_CPU_PERIODS,
+	CIEL_FIGURE_CPU_THROTTLED_PERIODS,
+	CIEL_FIGURE_CPU_THROTTLED,
+	CIEL_FIGURE_CPU_SHARES, /* 1024 is cpu.weight's 100 */
 	CIEL_FIGURE_MEMORY,
+	CIEL_FIGURE_MEMORY_PEAK,
+	CIEL_FIGURE_MEMORY_LIMIT,
+	CIEL_FIGURE_MEMORY_SWAP,
+	CIEL_FIGURE_MEMORY_OOM_KILLS,
 	CIEL_FIGURE_MEMORY_ANON,
 	CIEL_FIGURE_MEMORY_FILE,
 	CIEL_FIGURE_MEMORY_SWAP_CACHE,
-	CIEL_FIGURE_MEMORY_LIMIT, /* UINT64_MAX: no limit */
+	CIEL_FIGURE_MEMORY_INACTIVE_FILE,
+	CIEL_FIGURE_MEMORY_MAPPED, /* on demand */
+	CIEL_FIGURE_MEMORY_KERNEL, /* on demand */
 	CIEL_FIGURE_IO_READ,
 	CIEL_FIGURE_IO_WRITE,
+	CIEL_FIGURE_IO_READS,
+	CIEL_FIGURE_IO_WRITES,
+	/* On demand, all from here on. */
+	CIEL_FIGURE_PIDS,
+	CIEL_FIGURE_PIDS_LIMIT,
+	CIEL_FIGURE_PRESSURE_CPU_SOME,
+	CIEL_FIGURE_PRESSURE_CPU_FULL,
+	CIEL_FIGURE_PRESSURE_MEMORY_SOME,
+	CIEL_FIGURE_PRESSURE_MEMORY_FULL,
+	CIEL_FIGURE_PRESSURE_IO_SOME,
+	CIEL_FIGURE_PRESSURE_IO_FULL,
+	CIEL_FIGURE_NETWORK, /* value: the namespace's inode number; the interfaces are behind the container */
 	CIEL_FIGURE_COUNT,
 };
 
@@ -110,10 +143,29 @@ struct ciel_sample_container {
 	uint32_t runtime; /* enum ciel_runtime */
 	uint32_t path_length;
 	uint32_t id_offset, id_length; /* of the container's id, in the path */
-	uint32_t reserved;
+	uint32_t device_count, interface_count;
+	uint32_t is_host_network; /* its processes are in the guest's first namespace: its interfaces are not listed */
 	struct ciel_figure figures[CIEL_FIGURE_COUNT];
 };
-_Static_assert(sizeof(struct ciel_sample_container) == 24 + 16 * CIEL_FIGURE_COUNT, "the FFI border");
+_Static_assert(sizeof(struct ciel_sample_container) == 32 + 16 * CIEL_FIGURE_COUNT, "the FFI border");
+
+struct ciel_sample_device {
+	uint64_t read_bytes, write_bytes, reads, writes;
+	uint32_t major, minor;
+	char name[32]; /* empty: not known */
+};
+_Static_assert(sizeof(struct ciel_sample_device) == 72, "the FFI border");
+
+struct ciel_sample_interface {
+	uint64_t rx_bytes, rx_packets, rx_errors, rx_dropped;
+	uint64_t tx_bytes, tx_packets, tx_errors, tx_dropped;
+	int32_t status;  /* enum ciel_status: 0, or why there are no counts */
+	uint32_t detail; /* as in struct ciel_figure */
+	uint32_t index, flags;
+	char name[16];
+	char kind[16]; /* empty: hardware, or the loopback device */
+};
+_Static_assert(sizeof(struct ciel_sample_interface) == 112, "the FFI border");
 
 CIEL_API uint32_t ciel_abi(void);
 

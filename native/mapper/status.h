@@ -28,6 +28,9 @@ enum ciel_status {
 	CIEL_OUT_OF_MEMORY = 13,    /* of this process */
 	CIEL_BAD_ARGUMENT = 14,     /* a mistake of the caller */
 	CIEL_NOT_ACCOUNTED = 15,    /* the kernel could keep the figure, but its controller is off for this cgroup */
+	CIEL_NOT_ASKED = 16,        /* a figure on demand that was not demanded */
+	CIEL_PRIVATE = 17,          /* a driver of the guest keeps it in records that are not known here */
+	CIEL_EMPTY = 18,            /* no process is there whose it could be */
 };
 
 struct ciel_error {

@@ -150,6 +150,7 @@ export class RecordedHost implements CounterSource {
           memoryLimitBytes: available(null),
           ioReadBytes: available(0n),
           ioWriteBytes: available(0n),
+          details: null,
         };
       }),
     });

@@ -25,6 +25,7 @@ function counters(cpu: bigint, changes: Partial<ContainerCounters> = {}): Contai
     memoryLimitBytes: available(512 * MIB),
     ioReadBytes: available(0n),
     ioWriteBytes: available(2n ** 62n),
+    details: null,
     ...changes,
   };
 }

@@ -23,6 +23,7 @@ function sample(
     memoryLimitBytes: available(null),
     ioReadBytes: available(0n),
     ioWriteBytes: available(0n),
+    details: null,
   };
   return {
     atNanoseconds: 0n,

@@ -1,20 +1,34 @@
 import { describe, expect, it } from 'vitest';
-import { decodeSample } from '../../native/sample-decoding.ts';
+import type { ContainerCounters } from '../../model/usage.ts';
+import { ABI, decodeSample } from '../../native/sample-decoding.ts';
+
+type Figure = readonly [value: bigint, status: number, detail: number];
+const FIGURES = 34;
+const FIXED_BYTES = 32 + FIGURES * 16;
+
+interface Container {
+  readonly path: string;
+  readonly id: readonly [offset: number, length: number];
+  readonly runtime: number;
+  readonly figures: readonly Figure[];
+  readonly perCpu: readonly bigint[];
+  readonly isHostNetwork?: boolean;
+  readonly devices?: readonly { readonly counts: readonly bigint[]; readonly name: string }[];
+  readonly interfaces?: readonly {
+    readonly counts: readonly bigint[];
+    readonly status: number;
+    readonly flags: number;
+    readonly name: string;
+    readonly kind: string;
+  }[];
+}
 
 /** A sample as the mapper writes it, by the offsets of mapper/mapper.h. */
-function encodeSample(
-  containers: readonly {
-    path: string;
-    id: [number, number];
-    runtime: number;
-    figures: [bigint, number, number][];
-    perCpu: bigint[];
-  }[],
-): Buffer {
-  const header = Buffer.alloc(216);
-  header.writeUInt32LE(1, 0);
-  header.writeUInt32LE(216, 4);
-  header.writeUInt32LE(200, 8);
+function encodeSample(containers: readonly Container[]): Buffer {
+  const header = Buffer.alloc(232);
+  header.writeUInt32LE(ABI, 0);
+  header.writeUInt32LE(232, 4);
+  header.writeUInt32LE(FIXED_BYTES, 8);
   header.writeUInt32LE(containers.length, 12);
   header.writeUInt32LE(containers[0]?.perCpu.length ?? 1, 16);
   header.writeUInt32LE(2, 20);
@@ -24,31 +38,79 @@ function encodeSample(
   Buffer.from('00112233445566778899aabbccddeeff', 'hex').copy(header, 56);
   header.write('6.1.0-56-cloud-amd64', 72);
   header.write('guest', 144);
-  const records = containers.map((container) => {
-    const path = Buffer.from(container.path);
-    const size = 200 + container.perCpu.length * 8 + path.length;
-    const record = Buffer.alloc(Math.ceil(size / 8) * 8);
-    record.writeUInt32LE(record.length, 0);
-    record.writeUInt32LE(container.runtime, 4);
-    record.writeUInt32LE(path.length, 8);
-    record.writeUInt32LE(container.id[0], 12);
-    record.writeUInt32LE(container.id[1], 16);
-    container.figures.forEach(([value, status, detail], index) => {
-      record.writeBigUInt64LE(value, 24 + index * 16);
-      record.writeInt32LE(status, 32 + index * 16);
-      record.writeUInt32LE(detail, 36 + index * 16);
-    });
-    container.perCpu.forEach((value, index) => {
-      record.writeBigUInt64LE(value, 200 + index * 8);
-    });
-    path.copy(record, 200 + container.perCpu.length * 8);
-    return record;
+  return Buffer.concat([header, ...containers.map(encodeContainer), Buffer.alloc(64, 0xee)]);
+}
+
+function encodeContainer(container: Container): Buffer {
+  const { devices = [], interfaces = [] } = container;
+  const path = Buffer.from(container.path);
+  const fixed = Buffer.alloc(FIXED_BYTES);
+  const perCpu = Buffer.alloc(container.perCpu.length * 8);
+  container.perCpu.forEach((value, index) => {
+    perCpu.writeBigUInt64LE(value, index * 8);
   });
-  return Buffer.concat([header, ...records, Buffer.alloc(64, 0xee)]);
+  const behind = [
+    perCpu,
+    ...devices.map(({ counts, name }) => {
+      const record = Buffer.alloc(72);
+      counts.forEach((count, index) => {
+        record.writeBigUInt64LE(count, index * 8);
+      });
+      record.writeUInt32LE(254, 32);
+      record.writeUInt32LE(16, 36);
+      record.write(name, 40);
+      return record;
+    }),
+    ...interfaces.map(({ counts, status, flags, name, kind }, number) => {
+      const record = Buffer.alloc(112);
+      counts.forEach((count, index) => {
+        record.writeBigUInt64LE(count, index * 8);
+      });
+      record.writeInt32LE(status, 64);
+      record.writeUInt32LE(number + 1, 72);
+      record.writeUInt32LE(flags, 76);
+      record.write(name, 80);
+      record.write(kind, 96);
+      return record;
+    }),
+    path,
+  ];
+  const length = behind.reduce((sum, part) => sum + part.length, fixed.length);
+  const bytes = Math.ceil(length / 8) * 8;
+  fixed.writeUInt32LE(bytes, 0);
+  fixed.writeUInt32LE(container.runtime, 4);
+  fixed.writeUInt32LE(path.length, 8);
+  fixed.writeUInt32LE(container.id[0], 12);
+  fixed.writeUInt32LE(container.id[1], 16);
+  fixed.writeUInt32LE(devices.length, 20);
+  fixed.writeUInt32LE(interfaces.length, 24);
+  fixed.writeUInt32LE(container.isHostNetwork === true ? 1 : 0, 28);
+  container.figures.forEach(([value, status, detail], index) => {
+    fixed.writeBigUInt64LE(value, 32 + index * 16);
+    fixed.writeInt32LE(status, 40 + index * 16);
+    fixed.writeUInt32LE(detail, 44 + index * 16);
+  });
+  return Buffer.concat([fixed, ...behind, Buffer.alloc(bytes - length)]);
 }
 
 const NONE = 0xffff_ffff_ffff_ffffn;
-const figures = (): [bigint, number, number][] => Array.from({ length: 11 }, (_, index) => [BigInt(index + 1), 0, 0]);
+/** By number, from 1 on: enum ciel_figure_name. */
+const figures = (changes: Readonly<Record<number, Figure>> = {}): Figure[] =>
+  Array.from({ length: FIGURES }, (_, index) => changes[index] ?? [BigInt(index + 1), 0, 0]);
+const NUMBER = { quota: 4, memory: 10, memoryLimit: 12, ioRead: 21, ioWrite: 22, pids: 25, cpuSome: 27, network: 33 };
+const docker = (changes: Partial<Container> = {}): Container => ({
+  path: '/docker/a',
+  id: [8, 1],
+  runtime: 1,
+  figures: figures(),
+  perCpu: [0n],
+  ...changes,
+});
+function only(buffer: Buffer, slotName: (slot: number) => string = () => ''): ContainerCounters {
+  const [container] = decodeSample(buffer, slotName).introspection.containers;
+  if (!container) throw new Error('no container');
+  return container;
+}
 
 describe('decoding a sample', () => {
   it('gives header, figures and per-CPU times', () => {
@@ -66,57 +128,122 @@ describe('decoding a sample', () => {
       possibleCpus: 2,
       jiffies: 4_295_000_000n,
     });
-    const [docker, lxc] = introspection.containers;
-    expect(docker).toMatchObject({
+    const [first, lxc] = introspection.containers;
+    expect(first).toMatchObject({
       id: 'abc',
       runtime: 'docker',
       cgroupPath: '/docker/abc',
       cpuNanoseconds: { available: true, value: 1n },
       perCpuNanoseconds: { available: true, value: [7n, null, 9n] },
-      memoryBytes: { available: true, value: 5 },
-      memoryLimitBytes: { available: true, value: 9 },
-      ioWriteBytes: { available: true, value: 11n },
+      memoryBytes: { available: true, value: 11 },
+      memoryLimitBytes: { available: true, value: 13 },
+      ioWriteBytes: { available: true, value: 23n },
     });
     expect(lxc).toMatchObject({ id: 'web', runtime: 'lxc', cgroupPath: '/lxc.payload.web' });
   });
 
-  it('says why a figure is missing, and never makes it zero', () => {
-    const missing = figures();
-    missing[4] = [0n, 4, 17];
-    missing[9] = [0n, 15, 0];
-    missing[10] = [0n, 5, 0];
-    const buffer = encodeSample([{ path: '/docker/a', id: [8, 1], runtime: 1, figures: missing, perCpu: [0n] }]);
-    const [container] = decodeSample(buffer, (slot) => `field number ${slot}`).introspection.containers;
-    expect(container?.memoryBytes).toEqual({
+  it('says why a figure is missing, and never makes it zero (invariant 5)', () => {
+    const missing = figures({
+      [NUMBER.memory]: [0n, 4, 17],
+      [NUMBER.ioRead]: [0n, 15, 0],
+      [NUMBER.ioWrite]: [0n, 5, 0],
+      [NUMBER.cpuSome]: [0n, 15, 0],
+      [NUMBER.network]: [0n, 18, 0],
+    });
+    const container = only(encodeSample([docker({ figures: missing })]), (slot) => `field number ${slot}`);
+    expect(container.memoryBytes).toEqual({
       available: false,
       reason: 'NoField',
       message: "the guest's kernel has no field number 17",
     });
-    expect(container?.ioReadBytes).toMatchObject({ available: false, reason: 'NoField' });
-    expect(container?.ioWriteBytes).toMatchObject({ available: false, reason: 'Faulted' });
+    expect(container.ioReadBytes).toMatchObject({ available: false, reason: 'NoField' });
+    expect(container.ioWriteBytes).toMatchObject({ available: false, reason: 'Faulted' });
+    expect(container.details?.ioDevices).toEqual(container.ioReadBytes);
+    expect(container.details?.pressure.cpu.someNanoseconds).toMatchObject({
+      message: expect.stringContaining('psi=1'),
+    });
+    expect(container.details?.network).toMatchObject({ available: false, reason: 'NotFound' });
   });
 
   it('tells no limit from a limit', () => {
-    const unlimited = figures();
-    unlimited[8] = [NONE, 0, 0];
-    const buffer = encodeSample([{ path: '/docker/a', id: [8, 1], runtime: 1, figures: unlimited, perCpu: [0n] }]);
-    expect(decodeSample(buffer, () => '').introspection.containers[0]?.memoryLimitBytes).toEqual({
-      available: true,
-      value: null,
+    const unlimited = figures({ [NUMBER.memoryLimit]: [NONE, 0, 0], [NUMBER.quota]: [NONE, 0, 0] });
+    const container = only(encodeSample([docker({ figures: unlimited })]));
+    expect(container.memoryLimitBytes).toEqual({ available: true, value: null });
+    expect(container.details?.cpuQuotaNanoseconds).toEqual({ available: true, value: null });
+    expect(container.details?.pidsLimit).toEqual({ available: true, value: 27 });
+  });
+
+  it('has no details when none were asked for', () => {
+    const basic = figures({ [NUMBER.pids]: [0n, 16, 0] });
+    expect(only(encodeSample([docker({ figures: basic })])).details).toBeNull();
+  });
+
+  it('gives devices and interfaces, each with its counts or the reason why there are none', () => {
+    const container = docker({
+      path: '/docker/abc',
+      id: [8, 3],
+      perCpu: [1n, 2n],
+      devices: [
+        { counts: [4096n, 8192n, 1n, 2n], name: 'vda' },
+        { counts: [1n, 2n, 3n, 4n], name: '' },
+      ],
+      interfaces: [
+        { counts: [1n, 2n, 3n, 4n, 5n, 6n, 7n, 8n], status: 0, flags: 0x49, name: 'lo', kind: '' },
+        { counts: [], status: 17, flags: 0x1043, name: 'abcdefghijklmno', kind: 'wireguard' },
+      ],
     });
+    const { id, details } = only(encodeSample([container]));
+    expect(id).toBe('abc');
+    expect(details?.ioDevices).toEqual({
+      available: true,
+      value: [
+        { major: 254, minor: 16, name: 'vda', readBytes: 4096n, writeBytes: 8192n, reads: 1n, writes: 2n },
+        { major: 254, minor: 16, name: null, readBytes: 1n, writeBytes: 2n, reads: 3n, writes: 4n },
+      ],
+    });
+    expect(details?.network).toMatchObject({
+      available: true,
+      value: {
+        namespace: 34,
+        isHost: false,
+        interfaces: [
+          {
+            name: 'lo',
+            kind: null,
+            index: 1,
+            isLoopback: true,
+            counts: {
+              available: true,
+              value: { receivedBytes: 1n, receiveDropped: 4n, sentBytes: 5n, sendDropped: 8n },
+            },
+          },
+          {
+            name: 'abcdefghijklmno',
+            kind: 'wireguard',
+            isLoopback: false,
+            counts: { available: false, reason: 'Unsupported' },
+          },
+        ],
+      },
+    });
+  });
+
+  it("tells the guest's own network from a container's", () => {
+    const { details } = only(encodeSample([docker({ isHostNetwork: true })]));
+    expect(details?.network).toEqual({ available: true, value: { namespace: 34, isHost: true, interfaces: [] } });
   });
 
   it('keeps names that are no UTF-8 within one string', () => {
     const buffer = encodeSample([
       { path: '/lxc.payload.xyz', id: [13, 3], runtime: 4, figures: figures(), perCpu: [0n] },
     ]);
-    buffer.writeUInt8(0xff, 216 + 200 + 8 + 14);
+    buffer.writeUInt8(0xff, 232 + FIXED_BYTES + 8 + 14);
     expect(decodeSample(buffer, () => '').introspection.containers[0]?.id).toBe('x\ufffdz');
   });
 
   it('refuses another ABI', () => {
     const buffer = encodeSample([]);
-    buffer.writeUInt32LE(2, 0);
-    expect(() => decodeSample(buffer, () => '')).toThrow(/ABI 2/);
+    buffer.writeUInt32LE(ABI + 1, 0);
+    expect(() => decodeSample(buffer, () => '')).toThrow(`ABI ${ABI + 1}`);
   });
 });

@@ -49,7 +49,7 @@ struct counters_cpu { /* memcg_vmstats_percpu */
 	u64 previous[ITEMS], state[ITEMS];
 };
 struct memory {
-	u64 usage, max, swap, vmstats, vmstats_percpu;
+	u64 usage, max, peak, swap, vmstats, vmstats_percpu, events[4];
 	struct css css;
 };
 struct iostat {
@@ -118,6 +118,9 @@ static const struct fact {
 	OFFSET("mem_cgroup", "css", memory, css),
 	OFFSET("mem_cgroup", "memory.usage.counter", memory, usage),
 	OFFSET("mem_cgroup", "memory.max", memory, max),
+	OFFSET("mem_cgroup", "memory.watermark", memory, peak),
+	OFFSET("mem_cgroup", "memory_events[0].counter", memory, events[0]),
+	{ CIEL_SLOT_ELEMENT_SIZE, "mem_cgroup", "memory_events", 8, 0 },
 	OFFSET("mem_cgroup", "swap.usage.counter", memory, swap),
 	OFFSET("mem_cgroup", "vmstats", memory, vmstats),
 	OFFSET("mem_cgroup", "vmstats_percpu", memory, vmstats_percpu),
@@ -150,11 +153,13 @@ static const struct fact {
 	OFFSET("gendisk", "disk_name[0]", disk, name[0]),
 	OFFSET("pids_cgroup", "css", tasks, css),
 	OFFSET("pids_cgroup", "counter.counter", tasks, count),
+	OFFSET("pids_cgroup", "limit.counter", tasks, limit),
 	{ CIEL_SLOT_FIELD_OFFSET, "task_struct", "comm[0]", 0, 1 },
 	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.nodename[0]", 0, 1 },
 	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.release[0]", 65, 1 },
 	{ CIEL_SLOT_FIELD_OFFSET, "uts_namespace", "name.version[0]", 130, 1 },
 	{ CIEL_SLOT_FIELD_EXISTS, "cgroup", "rstat_base_cpu", 0, 0 },
+	{ CIEL_SLOT_FIELD_EXISTS, "request_queue", "disk", 1, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "cgroup_subsys", "rstat_ss_lock", 0, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "kernfs_node", "id.id", 0, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "mem_cgroup", "vmstats.state", 0, 0 },
@@ -172,6 +177,7 @@ static const struct fact {
 	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_SWAPCACHE", 3, 0 },
 	{ CIEL_SLOT_ENUM_VALUE, "node_stat_item", "NR_INACTIVE_FILE", 1, 0 },
 	{ CIEL_SLOT_ENUM_VALUE, "memcg_stat_item", "MEMCG_NR_STAT", ITEMS, 0 },
+	{ CIEL_SLOT_ENUM_VALUE, "memcg_memory_event", "MEMCG_OOM_KILL", 3, 0 },
 };
 
 /* --- the guest's memory ---------------------------------------------------------------------------------------------- */
@@ -499,7 +505,7 @@ static int read_cpu(void)
 
 static int read_memory(void)
 {
-	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, 0, &memory), 0);
 	CHECK_EQUAL(view_memory_finish(&kernel, &memory), 0);
 	if (memory.anon.status == 0)
 		CHECK_EQUAL(memory.anon.value, ANON_PAGES * 4096);
@@ -574,7 +580,11 @@ static void test_parts(void)
 
 	guest.family[TOP].memory.usage = 77;
 	guest.family[TOP].memory.max = INT64_MAX / 4096;
+	guest.family[TOP].memory.peak = 99;
+	guest.family[TOP].memory.events[3] = 2;
 	CHECK_EQUAL(read_memory(), 0);
+	CHECK_EQUAL(memory.peak.value, 99 * 4096);
+	CHECK_EQUAL(memory.oom_kills.value, 2);
 	CHECK_EQUAL(memory.current.value, 77 * 4096);
 	CHECK_EQUAL(memory.limit.status, VIEW_NOT_LIMITED);
 	CHECK_EQUAL(memory.file.value, (5000 + 0 + 3 + 2 + 4 * 9) * 4096);
@@ -585,10 +595,15 @@ static void test_parts(void)
 	CHECK_EQUAL(io.devices[0].major, 254);
 	CHECK(!strcmp(io.devices[0].name, "vdb"));
 
-	struct view_figure tasks;
+	struct view_pids tasks;
 	guest.family[TOP].tasks.count = 12;
+	guest.family[TOP].tasks.limit = 50;
 	CHECK_EQUAL(view_cgroup_pids(at(&guest.family[TOP].cgroup), 110, &tasks), 0);
-	CHECK_EQUAL(tasks.value, 12);
+	CHECK_EQUAL(tasks.current.value, 12);
+	CHECK_EQUAL(tasks.limit.value, 50);
+	guest.family[TOP].tasks.limit = 4 * 1024 * 1024 + 1;
+	CHECK_EQUAL(view_cgroup_pids(at(&guest.family[TOP].cgroup), 110, &tasks), 0);
+	CHECK_EQUAL(tasks.limit.status, VIEW_NOT_LIMITED);
 }
 
 static void test_unavailable(void)
@@ -699,7 +714,7 @@ static void test_other_layouts(void)
 				    .size = 8,
 				    .available = 1 };
 	*slot(CIEL_SLOT_ELEMENT_SIZE, "mem_cgroup", "vmstats") = (struct ciel_slot){ .value = 8, .available = 1 };
-	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory), 0);
+	CHECK_EQUAL(view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, 0, &memory), 0);
 	CHECK_EQUAL(view_memory_finish(&kernel, &memory), 0);
 	CHECK_EQUAL(memory.anon.value, 5002 * 4096);
 }
@@ -778,7 +793,7 @@ static int raw_cpu(void)
 }
 static int raw_memory(void)
 {
-	return view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, &memory);
+	return view_cgroup_memory(at(&guest.family[TOP].cgroup), 110, &kernel, 0, &memory);
 }
 static int raw_io(void)
 {

@@ -154,6 +154,7 @@ struct position {
 	uint32_t type; /* id */
 	uint64_t bits; /* from the start of the outermost record */
 	uint8_t is_bit_field;
+	uint8_t byte_field; /* of a bit-field that is made of whole bytes ("u8 kind : 8"): how many. One load reads it */
 	uint8_t is_flexible; /* behind a flexible array: beyond the record's size by nature */
 };
 
@@ -184,7 +185,11 @@ static int find_member(struct resolver *resolver, const struct btf_type *record,
 			continue;
 		position->bits += bit_offset;
 		position->type = members[i].type;
-		position->is_bit_field = btf_member_bitfield_size(record, i) != 0 || bit_offset % 8 != 0;
+		uint32_t bit_size = btf_member_bitfield_size(record, i);
+		position->is_bit_field = bit_size != 0 || bit_offset % 8 != 0;
+		position->byte_field = bit_offset % 8 == 0 && (bit_size == 8 || bit_size == 16 || bit_size == 32) ?
+					       (uint8_t)(bit_size / 8) :
+					       0;
 		return 1;
 	}
 	return 0;
@@ -290,12 +295,15 @@ static struct ciel_slot field_slot(struct resolver *resolver, const struct ciel_
 	int found = find_path(resolver, descriptor, &position);
 	if (descriptor->kind == CIEL_SLOT_FIELD_EXISTS)
 		return available((uint64_t)found);
-	if (!found || position.is_bit_field)
+	int is_offset = descriptor->kind == CIEL_SLOT_FIELD_OFFSET;
+	if (!found || (position.is_bit_field && !(is_offset && position.byte_field)))
 		return slot;
 
-	if (descriptor->kind == CIEL_SLOT_FIELD_OFFSET) {
+	if (is_offset) {
 		slot = available(position.bits / 8);
 		describe_scalar(resolver, position.type, &slot);
+		if (position.byte_field && slot.size)
+			slot.size = position.byte_field;
 		return slot;
 	}
 	if (descriptor->kind == CIEL_SLOT_ELEMENT_SIZE) {

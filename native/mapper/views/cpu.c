@@ -139,6 +139,17 @@ static int read_bandwidth(struct cgroup GUEST *cgroup, struct view_cpu *out)
 	return 0;
 }
 
+/* Weights are kept with ten bits more, for precision. */
+static int read_shares(struct cgroup GUEST *cgroup, u64 *shares)
+{
+	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, cpu_cgrp_id));
+
+	if (!css)
+		return VIEW_NOT_ACCOUNTED;
+	*shares = container_of(css, struct task_group, css)->shares >> 10;
+	return 0;
+}
+
 int view_cgroup_cpu(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_cpu *out)
 {
 	struct cgroup GUEST *cgroup = guard(address, serial);
@@ -159,6 +170,7 @@ int view_cgroup_cpu(uint64_t address, uint64_t serial, const struct view_kernel 
 	settle(&out->throttled_periods, status);
 	settle(&out->throttled_time, status);
 	settle(&out->quota, !status && out->quota.value == ~0ull ? VIEW_NOT_LIMITED : status);
+	settle(&out->shares, TRY(read_shares(cgroup, &out->shares.value)));
 
 	g_refresh();
 	guard(address, serial);

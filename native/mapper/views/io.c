@@ -23,10 +23,35 @@ static inline u64 pass_counts(struct blkg_iostat GUEST *stat, struct io_counts *
 	return out->read_bytes + out->write_bytes + out->reads + out->writes;
 }
 
+/* Up to 5.14 the queue leads to the device's numbers only, as the text "254:0". */
+static int read_numbers(struct request_queue GUEST *queue, struct view_io_device *device)
+{
+	u64 is_minor = 0;
+	char text[64];
+
+	guest_string(text, &queue->backing_dev_info->dev_name[0]);
+	for (u64 i = 0; host_at(text, i); i++) {
+		u32 digit = (u32)host_at(text, i) - '0';
+
+		if (digit == ':' - '0' && !is_minor)
+			is_minor = 1;
+		else if (digit > 9)
+			return CIEL_VIEW_CHANGED;
+		else if (is_minor)
+			device->minor = device->minor * 10 + digit;
+		else
+			device->major = device->major * 10 + digit;
+	}
+	return 0;
+}
+
 static int name_device(struct request_queue GUEST *queue, struct view_io_device *device)
 {
-	struct gendisk GUEST *disk = queue->disk;
+	struct gendisk GUEST *disk;
 
+	if (!field_exists(struct request_queue, disk))
+		return read_numbers(queue, device);
+	disk = queue->disk;
 	if (!disk)
 		return CIEL_VIEW_CHANGED;
 	device->major = (u32)disk->major;

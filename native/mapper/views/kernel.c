@@ -80,15 +80,17 @@ static int find_item(u64 item, u64 *position)
 	return 0;
 }
 
-#define ITEM(name)                                                                                                     \
+#define ITEM(list, name)                                                                                               \
 	static int find_##name(u64 *position)                                                                          \
 	{                                                                                                              \
-		return find_item(guest_enum(node_stat_item, name), position);                                          \
+		return find_item(guest_enum(list, name), position);                                                    \
 	}
-ITEM(NR_ANON_MAPPED)
-ITEM(NR_FILE_PAGES)
-ITEM(NR_SWAPCACHE)
-ITEM(NR_INACTIVE_FILE)
+ITEM(node_stat_item, NR_ANON_MAPPED)
+ITEM(node_stat_item, NR_FILE_PAGES)
+ITEM(node_stat_item, NR_SWAPCACHE)
+ITEM(node_stat_item, NR_INACTIVE_FILE)
+ITEM(node_stat_item, NR_FILE_MAPPED)
+ITEM(memcg_stat_item, MEMCG_KMEM)
 
 int view_kernel(struct view_kernel *out)
 {
@@ -98,5 +100,7 @@ int view_kernel(struct view_kernel *out)
 	settle(&out->file_item, TRY(find_NR_FILE_PAGES(&out->file_item.value)));
 	settle(&out->swap_cache_item, TRY(find_NR_SWAPCACHE(&out->swap_cache_item.value)));
 	settle(&out->inactive_file_item, TRY(find_NR_INACTIVE_FILE(&out->inactive_file_item.value)));
+	settle(&out->mapped_item, TRY(find_NR_FILE_MAPPED(&out->mapped_item.value)));
+	settle(&out->kernel_item, TRY(find_MEMCG_KMEM(&out->kernel_item.value)));
 	return 0;
 }

@@ -33,8 +33,23 @@ struct cpumask {
 	u64 bits[1];
 };
 
+struct net;
+
+struct nsproxy {
+	struct net GUEST *net_ns;
+};
+
+struct css_set;
+
 struct task_struct {
 	char comm[16];
+	struct nsproxy GUEST *nsproxy; /* 0: the task is ending */
+	struct css_set GUEST *cgroups;
+	struct list_head cg_list;
+};
+
+struct rq {
+	u64 clock;
 };
 
 struct new_utsname {
@@ -62,6 +77,19 @@ struct kernfs_node___with_union {
 
 enum ___css_flags { CSS_ONLINE GUEST_ENUMERATOR };
 
+struct cgroup;
+
+struct css_set {
+	struct list_head tasks;
+};
+
+/* A cgroup and a css_set belong to each other. */
+struct cgrp_cset_link {
+	struct cgroup GUEST *cgrp;
+	struct css_set GUEST *cset;
+	struct list_head cset_link;
+};
+
 enum cgroup_subsys_id {
 	cpu_cgrp_id GUEST_ENUMERATOR,
 	io_cgrp_id GUEST_ENUMERATOR,
@@ -76,8 +104,6 @@ struct spinlock {
 struct cgroup_subsys {
 	struct spinlock rstat_ss_lock; /* 6.16 and newer */
 };
-
-struct cgroup;
 
 struct cgroup_subsys_state {
 	struct cgroup GUEST *cgroup;
@@ -109,6 +135,41 @@ struct cgroup_rstat_base_cpu {
 	struct cgroup_base_stat last_bstat;
 };
 
+/* --- pressure stall information ------------------------------------------------------------------------------------------ */
+
+enum psi_states {
+	PSI_IO_SOME GUEST_ENUMERATOR,
+	PSI_IO_FULL GUEST_ENUMERATOR,
+	PSI_MEM_SOME GUEST_ENUMERATOR,
+	PSI_MEM_FULL GUEST_ENUMERATOR,
+	PSI_CPU_SOME GUEST_ENUMERATOR,
+	PSI_CPU_FULL GUEST_ENUMERATOR, /* 5.13 and newer */
+	PSI_NONIDLE GUEST_ENUMERATOR, /* the last one that lasts */
+	NR_PSI_STATES GUEST_ENUMERATOR,
+};
+
+enum psi_aggregators { PSI_AVGS GUEST_ENUMERATOR };
+
+struct mutex {
+	atomic64_t owner;
+};
+
+struct psi_group_cpu {
+	u32 state_mask;
+	u32 times[1];
+	u64 state_start;
+	u32 times_prev[1]; /* a row for each aggregator; BTF knows one dimension only */
+};
+
+struct psi_group {
+	u8 enabled; /* 6.1 and newer */
+	struct mutex avgs_lock;
+	struct psi_group_cpu GUEST *pcpu;
+	u64 total[1]; /* likewise, without the last state */
+};
+
+/* --- cgroups, continued ---------------------------------------------------------------------------------------------- */
+
 struct prev_cputime {
 	u64 stime;
 	u64 utime;
@@ -123,6 +184,12 @@ struct cgroup {
 	struct cgroup_base_stat last_bstat;
 	struct cgroup_base_stat bstat;
 	struct prev_cputime prev_cputime;
+	struct list_head cset_links;
+	struct psi_group GUEST *psi; /* 6.1 and newer */
+};
+
+struct cgroup___embedded {
+	struct psi_group psi; /* 4.20 to 6.0 */
 };
 
 struct cgroup_root {
@@ -141,6 +208,7 @@ struct cfs_bandwidth {
 
 struct task_group {
 	struct cgroup_subsys_state css;
+	u64 shares;
 	struct cfs_bandwidth cfs_bandwidth;
 };
 
@@ -151,12 +219,19 @@ enum node_stat_item {
 	NR_FILE_PAGES GUEST_ENUMERATOR,
 	NR_SWAPCACHE GUEST_ENUMERATOR,
 	NR_INACTIVE_FILE GUEST_ENUMERATOR,
+	NR_FILE_MAPPED GUEST_ENUMERATOR,
 };
 
-enum memcg_stat_item { MEMCG_NR_STAT GUEST_ENUMERATOR };
+enum memcg_stat_item {
+	MEMCG_KMEM GUEST_ENUMERATOR, /* 5.18 and newer */
+	MEMCG_NR_STAT GUEST_ENUMERATOR,
+};
+
+enum memcg_memory_event { MEMCG_OOM_KILL GUEST_ENUMERATOR };
 
 struct page_counter {
 	atomic64_t usage;
+	u64 watermark;
 	u64 max;
 };
 
@@ -180,6 +255,7 @@ struct mem_cgroup {
 	struct page_counter swap;
 	struct memcg_vmstats GUEST *vmstats; /* 6.1 and newer */
 	struct memcg_vmstats_percpu GUEST *vmstats_percpu;
+	atomic64_t memory_events[1];
 };
 
 struct mem_cgroup___embedded {
@@ -213,8 +289,13 @@ struct gendisk {
 	char disk_name[32];
 };
 
+struct backing_dev_info {
+	char dev_name[64]; /* "254:0" */
+};
+
 struct request_queue {
-	struct gendisk GUEST *disk; /* 5.15 and newer */
+	struct gendisk GUEST *disk;                          /* 5.15 and newer */
+	struct backing_dev_info GUEST *backing_dev_info; /* up to 5.14 */
 };
 
 struct blkcg {
@@ -235,6 +316,88 @@ struct blkcg_gq {
 struct pids_cgroup {
 	struct cgroup_subsys_state css;
 	atomic64_t counter;
+	atomic64_t limit;
+};
+
+/* --- the network ----------------------------------------------------------------------------------------------------- */
+
+struct ns_common {
+	u32 inum;
+};
+
+struct net {
+	struct ns_common ns;
+	struct list_head dev_base_head;
+};
+
+typedef struct {
+	struct net GUEST *net;
+} possible_net_t;
+
+/* Types of counters differ between kernels: they are read by their address. */
+struct pcpu_lstats {
+	u64 packets, bytes;
+};
+
+struct pcpu_sw_netstats {
+	u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
+};
+
+struct pcpu_dstats {
+	u64 rx_packets, rx_bytes, rx_drops, tx_packets, tx_bytes, tx_drops;
+};
+
+struct vlan_pcpu_stats {
+	u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
+	u32 rx_errors, tx_dropped;
+};
+
+struct net_device_core_stats {
+	u64 rx_dropped, tx_dropped;
+};
+
+struct net_device_stats {
+	u64 rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped;
+};
+
+enum netdev_stat_type {
+	NETDEV_PCPU_STAT_TSTATS GUEST_ENUMERATOR,
+	NETDEV_PCPU_STAT_DSTATS GUEST_ENUMERATOR,
+};
+
+struct net_device_ops {
+	u64 ndo_get_stats64;
+	u64 ndo_get_stats;
+};
+
+struct rtnl_link_ops {
+	const char GUEST *kind;
+};
+
+struct net_device {
+	char name[16];
+	struct list_head dev_list;
+	struct list_head napi_list;
+	u32 flags;
+	s32 ifindex;
+	const struct net_device_ops GUEST *netdev_ops;
+	const struct rtnl_link_ops GUEST *rtnl_link_ops; /* 0: hardware, or the loopback device */
+	possible_net_t nd_net;
+	struct net_device_stats stats;
+	struct pcpu_lstats GUEST *lstats;
+	struct pcpu_sw_netstats GUEST *tstats;
+	struct pcpu_dstats GUEST *dstats;
+	u8 pcpu_stat_type;                             /* 6.7 and newer, and some older stable kernels */
+	struct net_device_core_stats GUEST *core_stats; /* 5.18 and newer; 0 until something was dropped */
+	atomic64_t rx_dropped;                         /* up to 5.17 */
+	atomic64_t tx_dropped;
+	u8 linkwatch_dev_tracker; /* its size is that of every netdevice_tracker: 0 where they are compiled out */
+	u8 priv[1];               /* 6.11 and newer */
+};
+
+/* Of drivers that are mostly modules: known from BTF only where they are built in. */
+struct macvlan_dev {
+	struct vlan_pcpu_stats GUEST *pcpu_stats;
 };
 
 GUEST_RECORDS_END

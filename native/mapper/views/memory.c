@@ -21,9 +21,10 @@ static inline struct memcg_vmstats GUEST *vmstats_of(struct mem_cgroup GUEST *me
 	return memory->vmstats;
 }
 
-enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, ITEMS };
+enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, BASIC_ITEMS, MAPPED = BASIC_ITEMS, KERNEL, ITEMS };
 
 struct items {
+	u64 count; /* of those that are wanted */
 	u64 position[ITEMS]; /* in the kernel's counters */
 };
 
@@ -31,7 +32,9 @@ struct items {
 #define pages_of(out, item)                                                                                            \
 	(*(item == ANON ? &(out)->anon.value :                                                                         \
 	   item == FILE ? &(out)->file.value :                                                                         \
-	   item == SWAP_CACHE ? &(out)->swap_cache.value : &(out)->inactive_file.value))
+	   item == SWAP_CACHE ? &(out)->swap_cache.value :                                                             \
+	   item == INACTIVE_FILE ? &(out)->inactive_file.value :                                                       \
+	   item == MAPPED ? &(out)->mapped.value : &(out)->kernel.value))
 
 /*
  * A number that stands for a sequence of counters. Not their sum: these go up and down, and what a flush takes from one it
@@ -54,7 +57,7 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 		struct memcg_vmstats_percpu GUEST *counters = memory->vmstats_percpu;
 		struct memcg_vmstats GUEST *totals = vmstats_of(memory);
 
-		for (u64 item = 0; item < ITEMS; item++) {
+		for (u64 item = 0; item < items->count; item++) {
 			u64 position = host_at(items->position, item);
 			s64 pending = passing(totals->state_pending[position]);
 
@@ -85,7 +88,7 @@ static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_ke
 
 	sum_unflushed(&memory->css, kernel, items, 0, out, &flushed_before);
 	g_refresh();
-	for (u64 item = 0; item < ITEMS; item++)
+	for (u64 item = 0; item < items->count; item++)
 		pages_of(out, item) = (u64)passing(vmstats_of(memory)->state[host_at(items->position, item)]);
 	if (flush_is_running(&memory->css))
 		return 1;
@@ -99,7 +102,7 @@ static int read_items(struct mem_cgroup GUEST *memory, const struct view_kernel 
 	struct mem_cgroup___array GUEST *older = (struct mem_cgroup___array GUEST *)(u64)memory;
 
 	if (field_exists(struct mem_cgroup___array, vmstats[0].counter)) {
-		for (u64 item = 0; item < ITEMS; item++) {
+		for (u64 item = 0; item < items->count; item++) {
 			u64 position = host_at(items->position, item);
 
 			pages_of(out, item) = 0;
@@ -134,6 +137,22 @@ static int read_current(struct mem_cgroup GUEST *memory, u64 *pages)
 	return 0;
 }
 
+static int read_peak(struct mem_cgroup GUEST *memory, u64 *pages)
+{
+	*pages = 0;
+	count(*pages, memory->memory.watermark);
+	return 0;
+}
+
+static int read_oom_kills(struct mem_cgroup GUEST *memory, u64 *kills)
+{
+	u64 event = guest_enum(memcg_memory_event, MEMCG_OOM_KILL);
+
+	*kills = 0;
+	count(*kills, memory->memory_events[event].counter);
+	return 0;
+}
+
 static int read_swap(struct mem_cgroup GUEST *memory, u64 *pages)
 {
 	*pages = 0;
@@ -150,7 +169,7 @@ static int read_limit(struct mem_cgroup GUEST *memory, u64 *bytes)
 	return pages >= (u64)INT64_MAX / PAGE_BYTES ? VIEW_NOT_LIMITED : 0;
 }
 
-static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *kernel, struct view_memory *out)
+static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *kernel, u64 detail, struct view_memory *out)
 {
 	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, memory_cgrp_id));
 	struct mem_cgroup GUEST *memory;
@@ -163,27 +182,39 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	settle(&out->current, TRY(read_current(memory, &out->current.value)));
 	settle(&out->limit, TRY(read_limit(memory, &out->limit.value)));
 	settle(&out->swap, TRY(read_swap(memory, &out->swap.value)));
+	settle(&out->peak, TRY(read_peak(memory, &out->peak.value)));
+	settle(&out->oom_kills, TRY(read_oom_kills(memory, &out->oom_kills.value)));
+	items.count = detail ? ITEMS : BASIC_ITEMS;
 	items.position[ANON] = kernel->anon_item.value;
 	items.position[FILE] = kernel->file_item.value;
 	items.position[SWAP_CACHE] = kernel->swap_cache_item.value;
 	items.position[INACTIVE_FILE] = kernel->inactive_file_item.value;
+	items.position[MAPPED] = kernel->mapped_item.value;
+	items.position[KERNEL] = kernel->kernel_item.value;
 	status = TRY(read_items(memory, kernel, &items, out));
 	settle_item(&out->anon, &kernel->anon_item, status);
 	settle_item(&out->file, &kernel->file_item, status);
 	settle_item(&out->swap_cache, &kernel->swap_cache_item, status);
 	settle_item(&out->inactive_file, &kernel->inactive_file_item, status);
+	settle_item(&out->mapped, &kernel->mapped_item, status);
+	settle_item(&out->kernel, &kernel->kernel_item, status);
 	return 0;
 }
 
-int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_memory *out)
+int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, uint64_t detail,
+		       struct view_memory *out)
 {
 	struct cgroup GUEST *cgroup = guard(address, serial);
-	int status = TRY(read_memory(cgroup, kernel, out));
+	int status = TRY(read_memory(cgroup, kernel, detail, out));
 
 	if (status) {
 		settle(&out->current, status);
 		settle(&out->limit, status);
 		settle(&out->swap, status);
+		settle(&out->peak, status);
+		settle(&out->oom_kills, status);
+		settle(&out->mapped, status);
+		settle(&out->kernel, status);
 		settle(&out->anon, status);
 		settle(&out->file, status);
 		settle(&out->swap_cache, status);
@@ -204,10 +235,13 @@ int view_memory_finish(const struct view_kernel *kernel, struct view_memory *out
 {
 	(void)kernel;
 	to_bytes(&out->current);
+	to_bytes(&out->peak);
 	to_bytes(&out->swap);
 	to_bytes(&out->anon);
 	to_bytes(&out->file);
 	to_bytes(&out->swap_cache);
 	to_bytes(&out->inactive_file);
+	to_bytes(&out->mapped);
+	to_bytes(&out->kernel);
 	return 0;
 }

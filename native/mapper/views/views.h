@@ -21,7 +21,8 @@
 enum {
 	VIEW_MAX_CPUS = 512,
 	VIEW_MAX_DEPTH = 32, /* of the cgroup tree, the root not counted */
-	VIEW_MAX_DEVICES = 16,
+	VIEW_MAX_DEVICES = 32,
+	VIEW_MAX_INTERFACES = 64,
 	VIEW_NAME_BYTES = 256, /* the kernel's limit for a cgroup's name, and the NUL */
 };
 
@@ -34,6 +35,8 @@ struct view_figure {
 enum view_reason {
 	VIEW_NOT_ACCOUNTED = 1, /* the controller is not enabled for this cgroup */
 	VIEW_NOT_LIMITED = 2,   /* a limit that is not set */
+	VIEW_PRIVATE = 3,       /* kept by a driver in records of its own, which no view knows */
+	VIEW_EMPTY = 4,         /* no process is in the cgroup, so nothing tells its namespaces */
 };
 
 /* --- once per attach ------------------------------------------------------------------------------------------------- */
@@ -56,7 +59,7 @@ struct view_kernel {
 	uint32_t cpu[VIEW_MAX_CPUS];    /* their numbers, ascending */
 	uint64_t offset[VIEW_MAX_CPUS]; /* __per_cpu_offset[] of each */
 	/* Where memory.stat's items are in the kernel's counters, which newer kernels compact. */
-	struct view_figure anon_item, file_item, swap_cache_item, inactive_file_item;
+	struct view_figure anon_item, file_item, swap_cache_item, inactive_file_item, mapped_item, kernel_item;
 };
 
 int view_kernel(struct view_kernel *out);
@@ -87,6 +90,7 @@ struct view_cpu {
 	struct view_figure per_cpu; /* value: the number of CPUs */
 	/* The bandwidth limit: period and quota in nanoseconds. */
 	struct view_figure quota, period, periods, throttled_periods, throttled_time;
+	struct view_figure shares; /* as cgroup v1 says it: 1024 is cpu.weight's 100 */
 	/* Until view_cpu_finish(), usage lacks what is in by_cpu, and user and system are what ticks say. */
 	uint64_t shown_user, shown_system;
 	uint64_t by_cpu[VIEW_MAX_CPUS]; /* in the order of view_kernel.cpu */
@@ -97,11 +101,16 @@ int view_cpu_finish(const struct view_kernel *kernel, struct view_cpu *out);
 
 /* Bytes; children included, as in the kernel's own files. Until view_memory_finish() all but the limit are in pages. */
 struct view_memory {
-	struct view_figure current, limit, swap;
+	struct view_figure current, peak, limit, swap;
+	struct view_figure oom_kills; /* times that the kernel killed one of its processes for want of memory */
 	struct view_figure anon, file, swap_cache, inactive_file;
+	/* On demand. */
+	struct view_figure mapped, kernel;
 };
 
-int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_memory *out);
+/* `detail`: with what is read on demand. */
+int view_cgroup_memory(uint64_t address, uint64_t serial, const struct view_kernel *kernel, uint64_t detail,
+		       struct view_memory *out);
 int view_memory_finish(const struct view_kernel *kernel, struct view_memory *out);
 
 struct view_io_device {
@@ -121,7 +130,44 @@ struct view_io {
 int view_cgroup_io(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_io *out);
 int view_io_finish(const struct view_kernel *kernel, struct view_io *out);
 
-/* pids.current */
-int view_cgroup_pids(uint64_t address, uint64_t serial, struct view_figure *out);
+struct view_pids {
+	struct view_figure current, limit;
+};
+
+int view_cgroup_pids(uint64_t address, uint64_t serial, struct view_pids *out);
+
+/* Time in which some, or all, of the cgroup's tasks that had work to do waited for a resource, in nanoseconds. */
+struct view_pressure {
+	struct view_figure cpu_some, cpu_full, memory_some, memory_full, io_some, io_full;
+};
+
+int view_cgroup_pressure(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_pressure *out);
+
+struct view_interface_counts {
+	uint64_t rx_bytes, rx_packets, rx_errors, rx_dropped;
+	uint64_t tx_bytes, tx_packets, tx_errors, tx_dropped;
+};
+
+struct view_interface {
+	uint64_t device; /* the guest's struct net_device */
+	struct view_interface_counts counts;
+	struct view_figure result; /* value: 0; why counts are missing */
+	uint32_t index;            /* its number in its namespace */
+	uint32_t flags;            /* IFF_UP, IFF_LOOPBACK, … */
+	char name[16];             /* the guest's bytes, e.g. "eth0" */
+	char kind[16];             /* "veth", "macvlan", …; empty for hardware and the loopback device */
+};
+
+/* The network namespace of the cgroup's processes: that of the first one which is found. */
+struct view_network {
+	uint64_t net;   /* the guest's struct net: the namespace's identity */
+	uint32_t inode; /* as in `readlink /proc/PID/ns/net` */
+	uint32_t is_initial; /* the guest's own: its interfaces are not listed, as they are no container's */
+	uint32_t interface_count;
+	struct view_interface interfaces[VIEW_MAX_INTERFACES];
+};
+
+/* A positive result, VIEW_EMPTY, says that there is no namespace to speak of. */
+int view_cgroup_network(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_network *out);
 
 #endif
