@@ -34,14 +34,10 @@ export interface Libvirtd {
 const LONGEST_DIRECTORY = 108 - '/sock/libvirt-admin-sock'.length - 1;
 const READY_WITHIN_MS = 15_000;
 
-/**
- * Lays "$1" over what libvirtd writes to, then becomes the command that follows. Runs in a mount namespace of its own. The
- * folders belong to libvirt-daemon-system, which is not installed here, as it would start a daemon of the system.
- */
+/** Lays "$1" over what libvirtd writes to, then becomes the command that follows. Runs in a mount namespace of its own. */
 const OVERLAY = `set -eu
 directory=$1 cache=$2
 shift 2
-mkdir -p /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt
 mount --bind "$directory/etc" /etc/libvirt
 mount --bind "$directory/lib" /var/lib/libvirt
 mount --bind "$directory/log" /var/log/libvirt
@@ -109,7 +105,7 @@ export async function startLibvirtd(options: LibvirtdOptions): Promise<Libvirtd>
   if (start.exitCode !== 0) {
     throw new Error(
       `libvirtd did not start in ${directory} (exit ${start.exitCode}): ${start.stderr}. ` +
-        'It needs root, unshare and the package libvirt-daemon-driver-qemu.',
+        'It needs root, unshare and the packages libvirt-daemon-driver-qemu and libvirt-daemon-system.',
     );
   }
   const deadline = Date.now() + READY_WITHIN_MS;
