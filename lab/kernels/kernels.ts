@@ -74,9 +74,9 @@ async function unpackedPackages(name: KernelName, flavour: KernelFlavour, progre
   return buildOnce({ name: 'kernel-packages', hash: contentHash(inputs) }, async (work) => {
     const unpacked = join(work, 'unpacked');
     progress(`kernel ${name} ${flavour}`, `fetching ${META_PACKAGES[flavour]} of ${RELEASES[name]}`);
-    const kernelPackage = await fetchPackage(join(work, 'apt'), RELEASES[name], META_PACKAGES[flavour]);
-    const busybox = await fetchPackage(join(work, 'apt-busybox'), BUSYBOX_RELEASE, 'busybox-static');
-    for (const file of [kernelPackage, busybox]) await execa('nice', ['dpkg-deb', '--extract', file, unpacked]);
+    const kernelPackages = await fetchPackages(join(work, 'apt'), RELEASES[name], META_PACKAGES[flavour]);
+    const busybox = await fetchPackages(join(work, 'apt-busybox'), BUSYBOX_RELEASE, 'busybox-static');
+    for (const file of [...kernelPackages, ...busybox]) await execa('nice', ['dpkg-deb', '--extract', file, unpacked]);
     const release = await releaseOf(join(unpacked, 'boot'));
     await copyFile(join(unpacked, 'boot', `vmlinuz-${release}`), join(work, 'vmlinuz'));
     await copyFile(join(unpacked, 'bin/busybox'), join(work, 'busybox'));
@@ -95,8 +95,8 @@ async function releaseOf(boot: string): Promise<string> {
   return kernel.slice('vmlinuz-'.length);
 }
 
-/** Fetches a package; for a package that only depends on another (linux-image-amd64), that other. @returns its file. */
-async function fetchPackage(directory: string, release: string, name: string): Promise<string> {
+/** Fetches a package and those of the kernel that it stands for (linux-image-amd64 is an empty one). @returns the files. */
+async function fetchPackages(directory: string, release: string, name: string): Promise<string[]> {
   for (const path of ['state/lists/partial', 'cache/archives/partial', 'package'])
     await mkdir(join(directory, path), { recursive: true });
   const { archive, security } = await machinesArchives();
@@ -114,12 +114,15 @@ async function fetchPackage(directory: string, release: string, name: string): P
     'Acquire::Check-Valid-Until=false',
   ].flatMap((option) => ['-o', option]);
   await execa('apt-get', [...options, 'update']);
-  const { stdout } = await execa('apt-cache', [...options, 'depends', '--no-recommends', '--no-suggests', name]);
-  const real = /^ *Depends: (linux-image-\S+)$/m.exec(stdout)?.[1] ?? name;
-  await execa('apt-get', [...options, 'download', real], { cwd: join(directory, 'package') });
-  const [file] = await readdir(join(directory, 'package'));
-  if (file === undefined) throw new Error(`apt-get download ${real} of ${release} left no file`);
-  return join(directory, 'package', file);
+  const wanted = new Set([name]);
+  for (const known of wanted) {
+    const { stdout } = await execa('apt-cache', [...options, 'depends', '--no-recommends', '--no-suggests', known]);
+    for (const [, needed] of stdout.matchAll(/^ *Depends: (linux-(?:image|binary|modules)-\S+)$/gm))
+      wanted.add(needed as string);
+  }
+  const packages = join(directory, 'package');
+  await execa('apt-get', [...options, 'download', ...wanted], { cwd: packages });
+  return (await readdir(packages)).map((file) => join(packages, file));
 }
 
 async function makeInitramfs(work: string, packages: string): Promise<void> {

@@ -18,6 +18,7 @@
 
 #include "cleanup.h"
 #include "guest.h"
+#include "locate/kallsyms-search.h"
 #include "locate/kallsyms.h"
 #include "programme.h"
 
@@ -82,7 +83,7 @@ static int is_symbol(const struct ciel_slot_desc *descriptor)
 static enum ciel_status find_symbols(struct ciel_guest *guest, struct ciel_error *error)
 {
 	const struct ciel_vmcoreinfo *info = &guest->info;
-	const struct ciel_kallsyms_tables tables = {
+	struct ciel_kallsyms_tables tables = {
 		.names = info->kallsyms_names,
 		.count = info->kallsyms_count,
 		.token_table = info->kallsyms_token_table,
@@ -102,7 +103,11 @@ static enum ciel_status find_symbols(struct ciel_guest *guest, struct ciel_error
 		if (is_symbol(&descriptors[i]))
 			symbols[wished++].name = descriptors[i].path;
 	}
-	enum ciel_status status = ciel_kallsyms_find(&guest->space, &tables, symbols, wished, error);
+	enum ciel_status status = CIEL_OK;
+	if (!tables.names)
+		status = ciel_kallsyms_search(&guest->space, info->text_start, &tables, error);
+	if (!status)
+		status = ciel_kallsyms_find(&guest->space, &tables, symbols, wished, error);
 	if (status)
 		return ciel_context(error, "symbols of %s", info->release);
 

@@ -11,6 +11,8 @@ enum {
 	MAX_TEXT = 8192,
 	MAX_LINES = 1024,
 	MAX_PAGES_WITH_NOTES = 4096,
+	MAX_UTS_OFFSET = 4096,
+	MAX_GUESSED_UTS_OFFSET = 64,
 	UTS_RELEASE = 130, /* struct new_utsname: six char[65], release is the third; user ABI */
 };
 
@@ -94,7 +96,7 @@ enum ciel_status ciel_vmcoreinfo_parse(const char *text, size_t length, struct c
 	info.levels = five_levels ? 5 : 4;
 
 	if (!info.release[0] || !info.page_table_root || !info.init_uts_ns || !info.text_start ||
-	    info.phys_base == UINT64_MAX || info.uts_name_offset > 4096)
+	    info.phys_base == UINT64_MAX)
 		return ciel_fail(error, CIEL_MALFORMED,
 				 "VMCOREINFO of %zu bytes lacks OSRELEASE, swapper_pg_dir, init_uts_ns, _stext or phys_base", length);
 	*ret = info;
@@ -170,11 +172,21 @@ enum ciel_status ciel_vmcoreinfo_scan(struct ciel_source *source, struct ciel_vm
 	return CIEL_OK;
 }
 
-enum ciel_status ciel_vmcoreinfo_prove(const struct ciel_vmcoreinfo *info, struct ciel_space *space,
-				       struct ciel_error *error)
+/* Whether `release` is what the uts_namespace says when its names begin at `offset`. */
+static int holds_release(const struct ciel_vmcoreinfo *info, struct ciel_space *space, uint64_t offset,
+			 struct ciel_error *error)
 {
 	char name[UTS_RELEASE + 65];
 
+	if (ciel_space_read(space, info->init_uts_ns + offset, name, sizeof(name), error))
+		return 0;
+	name[sizeof(name) - 1] = '\0';
+	return strcmp(name, "Linux") == 0 && strcmp(name + UTS_RELEASE, info->release) == 0;
+}
+
+enum ciel_status ciel_vmcoreinfo_prove(const struct ciel_vmcoreinfo *info, struct ciel_space *space,
+				       struct ciel_error *error)
+{
 	space->root = info->page_table_root - CIEL_KERNEL_MAP + info->phys_base;
 	space->levels = info->levels;
 	space->encryption_mask = info->encryption_mask;
@@ -182,14 +194,17 @@ enum ciel_status ciel_vmcoreinfo_prove(const struct ciel_vmcoreinfo *info, struc
 	space->image_start = space->image_end = 0;
 	space->direct_start = space->direct_end = 0;
 	ciel_space_refresh(space);
+	*error = (struct ciel_error){ 0 };
 
-	enum ciel_status status =
-		ciel_space_read(space, info->init_uts_ns + info->uts_name_offset, name, sizeof(name), error);
-	if (status)
+	/* Before 5.11 the offset is not told: a reference count comes first. */
+	int is_told = info->uts_name_offset <= MAX_UTS_OFFSET;
+	uint64_t first = is_told ? info->uts_name_offset : 0, last = is_told ? first : MAX_GUESSED_UTS_OFFSET;
+	for (uint64_t offset = first; offset <= last; offset += 4) {
+		if (holds_release(info, space, offset, error))
+			return CIEL_OK;
+	}
+	if (error->status)
 		return ciel_context(error, "reading init_uts_ns of %s", info->release);
-	name[sizeof(name) - 1] = '\0';
-	if (strcmp(name, "Linux") != 0 || strcmp(name + UTS_RELEASE, info->release) != 0)
-		return ciel_fail(error, CIEL_STALE, "VMCOREINFO speaks of %s, but init_uts_ns at 0x%" PRIx64 " does not",
-				 info->release, info->init_uts_ns);
-	return CIEL_OK;
+	return ciel_fail(error, CIEL_STALE, "VMCOREINFO speaks of %s, but init_uts_ns at 0x%" PRIx64 " does not", info->release,
+			 info->init_uts_ns);
 }

@@ -23,7 +23,7 @@ struct ciel_vmcoreinfo {
 	uint64_t encryption_mask;
 	uint64_t text_start;    /* SYMBOL(_stext) */
 	uint64_t init_uts_ns;
-	uint64_t uts_name_offset; /* OFFSET(uts_namespace.name) */
+	uint64_t uts_name_offset; /* OFFSET(uts_namespace.name); UINT64_MAX: not told, before 5.11 */
 	uint32_t levels;
 	/* 0 when absent: before 6.0. */
 	uint64_t kallsyms_names, kallsyms_count, kallsyms_token_table, kallsyms_token_index;
