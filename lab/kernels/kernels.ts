@@ -77,11 +77,11 @@ async function unpackedPackages(name: KernelName, flavour: KernelFlavour, progre
     const kernelPackages = await fetchPackages(join(work, 'apt'), RELEASES[name], META_PACKAGES[flavour]);
     const busybox = await fetchPackages(join(work, 'apt-busybox'), BUSYBOX_RELEASE, 'busybox-static');
     for (const file of [...kernelPackages, ...busybox]) await execa('nice', ['dpkg-deb', '--extract', file, unpacked]);
-    const release = await releaseOf(join(unpacked, 'boot'));
-    await copyFile(join(unpacked, 'boot', `vmlinuz-${release}`), join(work, 'vmlinuz'));
+    const { release, kernel, modules: moduleDirectory } = await unpackedKernel(unpacked);
+    await copyFile(kernel, join(work, 'vmlinuz'));
     await copyFile(join(unpacked, 'bin/busybox'), join(work, 'busybox'));
     await mkdir(join(work, 'modules'));
-    const modules = await requiredModules(unpacked, release);
+    const modules = await requiredModules(moduleDirectory);
     for (const module of modules) await copyModule(module, join(work, 'modules'));
     await writeFile(join(work, MODULE_LIST), modules.map((module) => `${plainName(module)}\n`).join(''));
     await writeFile(join(work, RELEASE_FILE), release);
@@ -89,10 +89,23 @@ async function unpackedPackages(name: KernelName, flavour: KernelFlavour, progre
   });
 }
 
-async function releaseOf(boot: string): Promise<string> {
-  const kernel = (await readdir(boot)).find((file) => file.startsWith('vmlinuz-'));
-  if (kernel === undefined) throw new Error(`the kernel package has no /boot/vmlinuz-*`);
-  return kernel.slice('vmlinuz-'.length);
+interface UnpackedKernel {
+  readonly release: string;
+  readonly kernel: string;
+  readonly modules: string;
+}
+
+/** Older packages have /boot and /lib/modules, newer ones /usr/lib/modules with the kernel in it. */
+async function unpackedKernel(unpacked: string): Promise<UnpackedKernel> {
+  for (const base of ['usr/lib/modules', 'lib/modules']) {
+    const [release] = await readdir(join(unpacked, base)).catch(() => []);
+    if (release === undefined) continue;
+    const modules = join(unpacked, base, release);
+    const inside = join(modules, 'vmlinuz');
+    const hasInside = (await readdir(modules)).includes('vmlinuz');
+    return { release, kernel: hasInside ? inside : join(unpacked, 'boot', `vmlinuz-${release}`), modules };
+  }
+  throw new Error(`the kernel's packages have no modules in ${unpacked}`);
 }
 
 /** Fetches a package and those of the kernel that it stands for (linux-image-amd64 is an empty one). @returns the files. */
@@ -149,11 +162,9 @@ async function makeInitramfs(work: string, packages: string): Promise<void> {
 }
 
 /** Paths of the modules that are there, each after what it needs. */
-async function requiredModules(unpacked: string, release: string): Promise<string[]> {
-  const merged = join(unpacked, 'usr/lib/modules', release);
-  const isMerged = (await readdir(merged).catch(() => [])).length > 0;
-  await execa('depmod', ['--basedir', isMerged ? join(unpacked, 'usr') : unpacked, release]);
-  const base = isMerged ? merged : join(unpacked, 'lib/modules', release);
+async function requiredModules(base: string): Promise<string[]> {
+  // depmod looks below lib/modules of a directory.
+  await execa('depmod', ['--basedir', join(base, '../../..'), basename(base)]);
   const paths = await readFile(join(base, 'modules.dep'), 'utf8');
   // Packed modules are listed as such: what is named here are the plain ones.
   const order = moduleOrder(paths.replaceAll('.ko.xz', '.ko'));

@@ -77,11 +77,13 @@ RUN(network, kernel, )
 
 #define ROW(name)                                                                                                      \
 	.run = run_##name, .answer = offsetof(struct ciel_readings, name),                                             \
-	.bytes = sizeof(((struct ciel_readings *)0)->name), .result = offsetof(struct ciel_readings, name##_result)
+	.bytes = sizeof(((struct ciel_readings *)0)->name), .result = offsetof(struct ciel_readings, name##_result),   \
+	.place = offsetof(struct ciel_places, name)
 static const struct container_view {
 	int (*run)(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct ciel_readings *readings);
 	int (*finish)(const struct view_kernel *kernel, struct ciel_readings *readings); /* or NULL */
 	size_t answer, bytes, result; /* in the readings */
+	size_t place; /* of its cgroup, in struct ciel_places */
 	int is_on_demand;
 } views[CIEL_CONTAINER_VIEWS] = {
 	[CIEL_VIEW_CPU] = { ROW(cpu), .finish = finish_cpu },
@@ -97,11 +99,13 @@ static int run_view(struct ciel_guest *guest, struct ciel_tank *tank, struct cie
 {
 	const struct container_view *view = &views[number];
 	struct ciel_track *track = &container->tracks[number];
+	const struct ciel_place *place = (const struct ciel_place *)((uint8_t *)&container->places + view->place);
 	uint64_t lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
 
 	ciel_programme_run_begin(guest->programme, track, tank->context, &guest->space, (uint8_t *)readings + view->answer,
 				 view->bytes);
-	int result = view->run(container->address, container->serial, guest->kernel, readings);
+	int result =
+		place->address ? view->run(place->address, place->serial, guest->kernel, readings) : VIEW_NOT_ACCOUNTED;
 	ciel_programme_run_end(guest->programme, track, tank->context, result);
 	ciel_settle(tank, lent);
 	return result;

@@ -7,6 +7,7 @@
 
 #include "fuel.h"
 #include "guest.h"
+#include "hierarchies.h"
 
 enum { CIEL_TRIES = 3 };
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "hierarchies.h"
 #include "programme.h"
 #include "recognise.h"
 #include "runtime.h"
@@ -45,8 +46,7 @@ struct sample {
 };
 
 /* The cgroups of the sample in progress. One list for all guests of the thread: it is used within one call only. */
-static _Thread_local struct view_cgroup *cgroups;
-static _Thread_local uint32_t cgroup_capacity;
+static _Thread_local struct ciel_cgroup_list list;
 
 static uint64_t clock_ns(clockid_t clock)
 {
@@ -133,34 +133,31 @@ static enum ciel_status read_kernel(struct sample *sample)
 
 static enum ciel_status grow_cgroups(struct sample *sample)
 {
-	uint32_t capacity = cgroup_capacity ? cgroup_capacity * 2 : FIRST_CGROUPS;
+	uint32_t capacity = list.capacity ? list.capacity * 2 : FIRST_CGROUPS;
 
 	if (capacity > MAX_CGROUPS)
 		return ciel_fail(sample->error, CIEL_EXHAUSTED, "listing cgroups: there are more than %d", (int)MAX_CGROUPS);
-	struct view_cgroup *grown = realloc(cgroups, capacity * sizeof(*grown));
-	if (!grown)
+	if (!ciel_cgroup_list_reserve(&list, capacity))
 		return ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for %u cgroups", capacity);
-	cgroups = grown;
-	cgroup_capacity = capacity;
 	return CIEL_OK;
 }
 
 /* Step 2. */
-static enum ciel_status list_cgroups(struct sample *sample, uint64_t *ret_count)
+static enum ciel_status list_cgroups(struct sample *sample)
 {
 	struct ciel_recorder *recorder = sample->context.recorder;
 	int tries = 0;
 
 	for (;;) {
-		enum ciel_status status = cgroup_capacity ? CIEL_OK : grow_cgroups(sample);
+		enum ciel_status status = list.capacity ? CIEL_OK : grow_cgroups(sample);
 		if (status)
 			return status;
 		uint64_t lent = ciel_lend(&sample->tank, sample->tank.left);
-		int result = view_cgroups(cgroups, cgroup_capacity, ret_count);
+		int result = ciel_cgroup_list_walk(&list);
 		ciel_settle(&sample->tank, lent);
 		if (result == 0)
 			return CIEL_OK;
-		if (result == CIEL_VIEW_LIMIT && *ret_count == cgroup_capacity)
+		if (result == CIEL_VIEW_LIMIT && list.count == list.capacity)
 			status = grow_cgroups(sample);
 		else if (++tries == CIEL_TRIES || sample->tank.left == 0)
 			status = fail_view(sample, result, "listing cgroups");
@@ -178,10 +175,10 @@ static uint32_t build_path(uint32_t index, char path[MAX_PATH])
 {
 	uint32_t chain[VIEW_MAX_DEPTH + 1], depth = 0, length = 0;
 
-	for (uint32_t at = index; cgroups[at].depth > 0 && depth <= VIEW_MAX_DEPTH; at = cgroups[at].parent)
+	for (uint32_t at = index; list.cgroups[at].depth > 0 && depth <= VIEW_MAX_DEPTH; at = list.cgroups[at].parent)
 		chain[depth++] = at;
 	while (depth > 0) {
-		const char *name = cgroups[chain[--depth]].name;
+		const char *name = list.cgroups[chain[--depth]].name;
 		uint32_t name_length = (uint32_t)strnlen(name, VIEW_NAME_BYTES - 1);
 		if (name_length + 1 > MAX_PATH - length)
 			break;
@@ -198,11 +195,12 @@ static int set_container(uint32_t index, enum ciel_runtime runtime, uint32_t id_
 {
 	char path[MAX_PATH];
 	uint32_t path_length = build_path(index, path);
-	uint32_t name_length = (uint32_t)strnlen(cgroups[index].name, VIEW_NAME_BYTES - 1);
+	uint32_t name_length = (uint32_t)strnlen(list.cgroups[index].name, VIEW_NAME_BYTES - 1);
 
 	*ret = (struct ciel_container){
-		.address = cgroups[index].address,
-		.serial = cgroups[index].serial,
+		.address = list.cgroups[index].address,
+		.serial = list.cgroups[index].serial,
+		.places = ciel_cgroup_list_places(&list, index),
 		.runtime = runtime,
 		.path_length = path_length,
 		.path = malloc(path_length + 1),
@@ -211,25 +209,26 @@ static int set_container(uint32_t index, enum ciel_runtime runtime, uint32_t id_
 		return 0;
 	memcpy(ret->path, path, path_length);
 	/* The name is the path's last part, unless the path was cut off: then there is no id to speak of. */
-	if (path_length >= name_length && memcmp(path + path_length - name_length, cgroups[index].name, name_length) == 0) {
+	if (path_length >= name_length && memcmp(path + path_length - name_length, list.cgroups[index].name, name_length) == 0) {
 		ret->id_offset = path_length - name_length + id_offset;
 		ret->id_length = id_length;
 	}
 	return 1;
 }
 
-static enum ciel_status recognise_containers(struct sample *sample, uint64_t count)
+static enum ciel_status recognise_containers(struct sample *sample)
 {
-	struct ciel_container *containers = malloc((count + 1) * sizeof(*containers));
+	struct ciel_container *containers = malloc((list.count + 1) * sizeof(*containers));
 	uint64_t path_bytes = 0;
 	uint32_t found = 0;
 
-	for (uint32_t i = 0; containers && i < count; i++) {
+	for (uint32_t i = 0; containers && i < list.count; i++) {
 		uint32_t id_offset, id_length;
-		uint32_t parent = cgroups[i].parent, grandparent = cgroups[parent].parent;
-		const struct ciel_cgroup_names names = { cgroups[i].name, cgroups[parent].name, cgroups[grandparent].name };
+		uint32_t parent = list.cgroups[i].parent, grandparent = list.cgroups[parent].parent;
+		const struct ciel_cgroup_names names = { list.cgroups[i].name, list.cgroups[parent].name,
+							 list.cgroups[grandparent].name };
 		enum ciel_runtime runtime = ciel_recognise(&names, &id_offset, &id_length);
-		if (runtime == CIEL_RUNTIME_NONE || !cgroups[i].is_online)
+		if (runtime == CIEL_RUNTIME_NONE || !list.cgroups[i].is_online || !ciel_cgroup_list_is_first(&list, i))
 			continue;
 		if (runtime == CIEL_RUNTIME_SYSTEMD && !sample->guest->with_services)
 			continue;
@@ -241,7 +240,7 @@ static enum ciel_status recognise_containers(struct sample *sample, uint64_t cou
 			break;
 	}
 	ciel_programme_set_containers(sample->guest->programme, containers, found);
-	return containers ? CIEL_OK : ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for %" PRIu64 " containers", count);
+	return containers ? CIEL_OK : ciel_fail(sample->error, CIEL_OUT_OF_MEMORY, "no memory for %" PRIu64 " containers", list.count);
 }
 
 /* Steps 1 and 2, repeated or anew. */
@@ -250,16 +249,15 @@ static enum ciel_status find_containers(struct sample *sample, struct view_proof
 	struct ciel_programme *programme = sample->guest->programme;
 	struct ciel_track *tree = &programme->tree;
 	uint32_t used = sizeof(*proof);
-	uint64_t count = 0;
 
 	if (ciel_programme_repeat(programme, tree, proof, &used))
 		return CIEL_OK;
 	ciel_programme_run_begin(programme, tree, &sample->context, &sample->guest->space, proof, sizeof(*proof));
 	enum ciel_status status = prove(sample, proof);
 	if (!status)
-		status = list_cgroups(sample, &count);
+		status = list_cgroups(sample);
 	ciel_programme_run_end(programme, tree, &sample->context, (int)status);
-	return status ? status : recognise_containers(sample, count);
+	return status ? status : recognise_containers(sample);
 }
 
 /* Step 3 for one container. */

@@ -25,6 +25,7 @@ struct ciel_track {
 
 struct ciel_container {
 	uint64_t address, serial; /* its cgroup's identity */
+	struct ciel_places places; /* where its figures are */
 	uint32_t runtime, id_offset, id_length, path_length;
 	char *path; /* not terminated */
 	struct ciel_track tracks[CIEL_CONTAINER_VIEWS];

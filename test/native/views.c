@@ -34,7 +34,7 @@ struct times {
 	u64 usage, stime, utime;
 };
 struct cgroup {
-	u64 kn, rstat_cpu, rstat_base_cpu;
+	u64 kn, root, rstat_cpu, rstat_base_cpu;
 	u64 subsys[6];
 	struct times last_bstat, bstat, shown;
 	struct css self;
@@ -89,6 +89,7 @@ static const struct fact {
 	u32 size;
 } layout[] = {
 	OFFSET("cgroup", "kn", cgroup, kn),
+	OFFSET("cgroup", "root", cgroup, root),
 	OFFSET("cgroup", "rstat_cpu", cgroup, rstat_cpu),
 	OFFSET("cgroup", "subsys[0]", cgroup, subsys[0]),
 	{ CIEL_SLOT_ELEMENT_SIZE, "cgroup", "subsys", 8, 0 },
@@ -351,6 +352,7 @@ static void set_up(void)
 		strcpy(family->name, names[i]);
 		family->kernfs = (struct list){ .previous = 1000 + (u64)i, .next = at(family->name) };
 		family->cgroup.kn = at(&family->kernfs);
+		family->cgroup.root = at(&guest.family[ROOT].cgroup);
 		family->cgroup.rstat_cpu = at(&guest.per_cpu[0].rstat[i]);
 		family->cgroup.subsys[MEMORY] = at(&family->memory.css);
 		family->cgroup.subsys[IO] = at(&family->io.css);
@@ -725,7 +727,7 @@ static void test_tree(void)
 	u64 listed;
 
 	set_up();
-	CHECK_EQUAL(view_cgroups(list, FAMILIES, &listed), 0);
+	CHECK_EQUAL(view_cgroups(at(&guest.family[ROOT].cgroup), list, FAMILIES, &listed), 0);
 	CHECK_EQUAL(listed, 3);
 	CHECK(!strcmp(list[2].name, "0123456789abcdef"));
 	CHECK_EQUAL(list[2].parent, 1);
@@ -734,7 +736,7 @@ static void test_tree(void)
 	CHECK_EQUAL(list[2].serial, 120);
 	CHECK_EQUAL(list[2].is_online, 1);
 	/* No room: what fits is good. */
-	CHECK_EQUAL(view_cgroups(list, 2, &listed), CIEL_VIEW_LIMIT);
+	CHECK_EQUAL(view_cgroups(at(&guest.family[ROOT].cgroup), list, 2, &listed), CIEL_VIEW_LIMIT);
 	CHECK_EQUAL(listed, 2);
 
 	/* Circles: the child is its own sibling; the child's child is the top; the top is its own child. */
@@ -745,7 +747,7 @@ static void test_tree(void)
 			child->sibling.next = at(&child->sibling);
 		else
 			(i == 1 ? child : top)->children.next = at(&top->sibling);
-		CHECK_EQUAL(view_cgroups(list, FAMILIES, &listed), CIEL_VIEW_CHANGED);
+		CHECK_EQUAL(view_cgroups(at(&guest.family[ROOT].cgroup), list, FAMILIES, &listed), CIEL_VIEW_CHANGED);
 		CHECK(context.fuel > 99000);
 		CHECK_EQUAL(view_cgroup_cpu(at(top), 110, &kernel, &cpu), CIEL_VIEW_CHANGED);
 	}

@@ -12,9 +12,10 @@ static u64 directory_id(struct kernfs_node GUEST *node)
 	return node->id;
 }
 
-int view_cgroups(struct view_cgroup *list, uint64_t capacity, uint64_t *count)
+int view_cgroups(uint64_t root, struct view_cgroup *list, uint64_t capacity, uint64_t *count)
 {
-	struct cgroup_subsys_state GUEST *css = &guest_symbol(struct cgroup_root, cgrp_dfl_root)->cgrp.self;
+	struct cgroup GUEST *top = (struct cgroup GUEST *)root;
+	struct cgroup_subsys_state GUEST *css = &top->self;
 	struct css_walk walk;
 	/* The index in the list of the last cgroup seen at each depth. */
 	u32 last[VIEW_MAX_DEPTH + 1];

@@ -4,6 +4,7 @@
 //
 //   cgroup.bstat + Σ over the subtree ( Σ over CPUs (bstat - last_bstat) + (below only) (.bstat - .last_bstat) )
 #include "css.h"
+#include "v1.h"
 
 static inline struct cgroup_base_stat GUEST *per_cpu_bstat(struct cgroup GUEST *cgroup, u64 offset)
 {
@@ -101,6 +102,8 @@ static int read_once(struct cgroup GUEST *top, const struct view_kernel *kernel,
 
 static int read_usage(struct cgroup GUEST *cgroup, const struct view_kernel *kernel, struct view_cpu *out)
 {
+	if (!is_in_default_hierarchy(cgroup))
+		return view_v1_cpu_usage((u64)cgroup, kernel, out);
 	for (int i = 0; i < VIEW_TRIES; i++) {
 		if (!read_once(cgroup, kernel, out))
 			return 0;
@@ -212,5 +215,5 @@ int view_cpu_finish(const struct view_kernel *kernel, struct view_cpu *out)
 		return 0;
 	for (u64 i = 0; i < kernel->cpu_count; i++)
 		out->usage.value += host_at(out->by_cpu, i);
-	return out->user.status ? 0 : split(out);
+	return out->user.status || out->shows_ticks ? 0 : split(out);
 }

@@ -38,6 +38,12 @@ static inline struct cgroup GUEST *guard(u64 address, u64 serial)
 	return cgroup;
 }
 
+/* Of version 2; what is not, is in one of version 1's. */
+static inline int is_in_default_hierarchy(struct cgroup GUEST *cgroup)
+{
+	return (u64)cgroup->root == (u64)guest_symbol(struct cgroup_root, cgrp_dfl_root);
+}
+
 /* A controller's state of a cgroup, or 0: not enabled there. `controller` is the kernel's number for it. */
 static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgroup, u64 controller)
 {

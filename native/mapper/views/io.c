@@ -5,6 +5,7 @@
 //
 //   iostat.cur + Σ over the subtree ( Σ over CPUs (cur - last) + (below only) (iostat.cur - iostat.last) )
 #include "css.h"
+#include "v1.h"
 
 struct io_counts {
 	u64 read_bytes, write_bytes, reads, writes;
@@ -169,6 +170,28 @@ static int read_once(struct cgroup_subsys_state GUEST *css, const struct view_ke
 	return flushed != flushed_before;
 }
 
+/* Of version 1: each cgroup has counted for itself, or not at all; a device that is named had some I/O. */
+static int sum_v1(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, struct view_io *out)
+{
+	struct css_walk walk;
+	u64 transfers = 0;
+
+	out->device_count = 0;
+	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
+		struct hlist_node GUEST *node = container_of(css, struct blkcg, css)->blkg_list.first;
+
+		for (; node; node = node->next) {
+			struct blkcg_gq GUEST *group = container_of(node, struct blkcg_gq, blkcg_node);
+
+			if (group->online)
+				view_v1_io_group((u64)group, kernel, &host_at(out->devices, device_of(group->q, out)));
+		}
+	}
+	for (u64 i = 0; i < out->device_count; i++)
+		transfers += host_at(out->devices, i).reads + host_at(out->devices, i).writes;
+	return out->device_count && !transfers ? VIEW_NOT_ACCOUNTED : 0;
+}
+
 static int read_io(struct cgroup GUEST *cgroup, const struct view_kernel *kernel, struct view_io *out)
 {
 	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, io_cgrp_id));
@@ -176,6 +199,8 @@ static int read_io(struct cgroup GUEST *cgroup, const struct view_kernel *kernel
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
+	if (!is_in_default_hierarchy(cgroup))
+		return sum_v1(css, kernel, out);
 	while (read_once(css, kernel, out)) {
 		spoil_recording();
 		if (++tries == VIEW_TRIES)

@@ -78,9 +78,11 @@ struct kernfs_node___with_union {
 enum ___css_flags { CSS_ONLINE GUEST_ENUMERATOR };
 
 struct cgroup;
+struct cgroup_root;
 
 struct css_set {
 	struct list_head tasks;
+	struct list_head cgrp_links;
 };
 
 /* A cgroup and a css_set belong to each other. */
@@ -88,10 +90,12 @@ struct cgrp_cset_link {
 	struct cgroup GUEST *cgrp;
 	struct css_set GUEST *cset;
 	struct list_head cset_link;
+	struct list_head cgrp_link;
 };
 
 enum cgroup_subsys_id {
 	cpu_cgrp_id GUEST_ENUMERATOR,
+	cpuacct_cgrp_id GUEST_ENUMERATOR,
 	io_cgrp_id GUEST_ENUMERATOR,
 	memory_cgrp_id GUEST_ENUMERATOR,
 	pids_cgrp_id GUEST_ENUMERATOR,
@@ -178,6 +182,7 @@ struct prev_cputime {
 struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node GUEST *kn;
+	struct cgroup_root GUEST *root;
 	struct cgroup_subsys_state GUEST *subsys[1];
 	struct cgroup_rstat_cpu GUEST *rstat_cpu;
 	struct cgroup_rstat_base_cpu GUEST *rstat_base_cpu;
@@ -210,6 +215,32 @@ struct task_group {
 	struct cgroup_subsys_state css;
 	u64 shares;
 	struct cfs_bandwidth cfs_bandwidth;
+};
+
+enum cpu_usage_stat {
+	CPUTIME_USER GUEST_ENUMERATOR,
+	CPUTIME_NICE GUEST_ENUMERATOR,
+	CPUTIME_SYSTEM GUEST_ENUMERATOR,
+	CPUTIME_SOFTIRQ GUEST_ENUMERATOR,
+	CPUTIME_IRQ GUEST_ENUMERATOR,
+};
+
+struct kernel_cpustat {
+	u64 cpustat[1];
+};
+
+struct cpuacct_usage {
+	u64 usages[2];
+};
+
+struct cpuacct {
+	struct cgroup_subsys_state css;
+	u64 GUEST *cpuusage;
+	struct kernel_cpustat GUEST *cpustat;
+};
+
+struct cpuacct___split {
+	struct cpuacct_usage GUEST *cpuusage; /* 4.7 to 5.16 */
 };
 
 /* --- the memory controller ------------------------------------------------------------------------------------------- */
@@ -303,12 +334,47 @@ struct blkcg {
 	struct hlist_head blkg_list;
 };
 
+struct percpu_counter {
+	s64 count;
+	u32 GUEST *counters; /* signed, but these only grow */
+};
+
+enum blkg_rwstat_type {
+	BLKG_RWSTAT_READ GUEST_ENUMERATOR,
+	BLKG_RWSTAT_WRITE GUEST_ENUMERATOR,
+};
+
+struct blkg_rwstat {
+	struct percpu_counter cpu_cnt[1];
+	atomic64_t aux_cnt[1];
+};
+
+struct blkcg_policy {
+	s32 plid;
+};
+
+struct blkg_policy_data {
+	u64 opaque;
+};
+
+struct throtl_grp {
+	struct blkg_policy_data pd;
+	struct blkg_rwstat stat_bytes;
+	struct blkg_rwstat stat_ios;
+};
+
 struct blkcg_gq {
 	struct request_queue GUEST *q;
 	struct hlist_node blkcg_node;
+	struct blkg_policy_data GUEST *pd[1];
 	u8 online;
 	struct blkg_iostat_set GUEST *iostat_cpu;
 	struct blkg_iostat_set iostat;
+};
+
+struct blkcg_gq___counting {
+	struct blkg_rwstat stat_bytes; /* up to 5.4 */
+	struct blkg_rwstat stat_ios;
 };
 
 /* --- the pids controller --------------------------------------------------------------------------------------------- */

@@ -153,8 +153,11 @@ static int read_oom_kills(struct mem_cgroup GUEST *memory, u64 *kills)
 	return 0;
 }
 
-static int read_swap(struct mem_cgroup GUEST *memory, u64 *pages)
+/* Version 1 counts memory and swap together, in the same place. */
+static int read_swap(struct cgroup GUEST *cgroup, struct mem_cgroup GUEST *memory, u64 *pages)
 {
+	if (!is_in_default_hierarchy(cgroup))
+		return VIEW_NOT_ACCOUNTED;
 	*pages = 0;
 	count(*pages, memory->swap.usage.counter);
 	return 0;
@@ -181,7 +184,7 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	memory = container_of(css, struct mem_cgroup, css);
 	settle(&out->current, TRY(read_current(memory, &out->current.value)));
 	settle(&out->limit, TRY(read_limit(memory, &out->limit.value)));
-	settle(&out->swap, TRY(read_swap(memory, &out->swap.value)));
+	settle(&out->swap, TRY(read_swap(cgroup, memory, &out->swap.value)));
 	settle(&out->peak, TRY(read_peak(memory, &out->peak.value)));
 	settle(&out->oom_kills, TRY(read_oom_kills(memory, &out->oom_kills.value)));
 	items.count = detail ? ITEMS : BASIC_ITEMS;

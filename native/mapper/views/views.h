@@ -76,11 +76,28 @@ struct view_cgroup {
 	char name[VIEW_NAME_BYTES]; /* the guest's bytes: escape before use; the root's is empty */
 };
 
+/* Controllers whose hierarchy matters: on version 1 each may have its own. */
+enum view_controller {
+	VIEW_CONTROLLER_CPUACCT = 1 << 0, /* on version 2, what every cgroup has */
+	VIEW_CONTROLLER_MEMORY = 1 << 1,
+	VIEW_CONTROLLER_IO = 1 << 2,
+	VIEW_CONTROLLER_PIDS = 1 << 3,
+};
+
+struct view_hierarchy {
+	uint64_t root; /* of its root's struct cgroup */
+	uint32_t is_default; /* version 2 */
+	uint32_t controllers; /* enum view_controller, of those that are attached to it */
+};
+
+/* Every hierarchy that is mounted, and the default one. LIMIT when the list is full. */
+int view_hierarchies(struct view_hierarchy *list, uint64_t capacity, uint64_t *count);
+
 /*
- * The default (v2) hierarchy, parents before children. *count says how many entries are good, also on failure: LIMIT when
+ * The hierarchy of a root, parents before children. *count says how many entries are good, also on failure: LIMIT when
  * the list is full or the tree too deep, CHANGED when the guest changed it meanwhile.
  */
-int view_cgroups(struct view_cgroup *list, uint64_t capacity, uint64_t *count);
+int view_cgroups(uint64_t root, struct view_cgroup *list, uint64_t capacity, uint64_t *count);
 
 /* Time that the cgroup and everything below it has used, in nanoseconds. */
 struct view_cpu {
@@ -93,6 +110,7 @@ struct view_cpu {
 	struct view_figure shares; /* as cgroup v1 says it: 1024 is cpu.weight's 100 */
 	/* Until view_cpu_finish(), usage lacks what is in by_cpu, and user and system are what ticks say. */
 	uint64_t shown_user, shown_system;
+	uint64_t shows_ticks; /* 1: the kernel shows ticks as they are */
 	uint64_t by_cpu[VIEW_MAX_CPUS]; /* in the order of view_kernel.cpu */
 };
 
