@@ -13,7 +13,7 @@
  *
  * Format: https://docs.kernel.org/filesystems/ext4/
  */
-import { asDiskUnreadable, type BlockSource, DiskUnreadable, MAX_READ_BYTES } from './disk.ts';
+import { asDiskUnreadable, type BlockSource, DiskUnreadable, MAX_READ_BYTES, slice } from './disk.ts';
 import type { DirectoryEntry, FileStatus, FileSystem, FileSystemAge, FileSystemFormat } from './file-system.ts';
 import { type Changed, type JournalBlocks, JournalOverlay, MAX_JOURNAL_BLOCKS } from './journal.ts';
 
@@ -230,6 +230,31 @@ class Ext4 implements FileSystem {
     if (!inode) throw new DiskUnreadable('NotFound', `there is no ${path}`);
     if (inode.type !== 'file') throw new DiskUnreadable('Malformed', `${path} is no file but a ${inode.type}`);
     return this.#readContent(inode, maxBytes, path);
+  }
+
+  async openFile(path: string, maxBytes: number): Promise<BlockSource> {
+    const inode = await this.#resolve(path);
+    if (!inode) throw new DiskUnreadable('NotFound', `there is no ${path}`);
+    if (inode.type !== 'file') throw new DiskUnreadable('Malformed', `${path} is no file but a ${inode.type}`);
+    const { sizeBytes } = inode;
+    if (inode.flags & INODE_INLINE_DATA) {
+      const content = await this.#readContent(inode, maxBytes, path);
+      return slice({ sizeBytes, read: async (at, length) => content.subarray(at, at + length) }, 0, sizeBytes);
+    }
+    if (sizeBytes > maxBytes) {
+      throw new DiskUnreadable('Exhausted', `${path} has ${sizeBytes} bytes; at most ${maxBytes} are read`);
+    }
+    if (inode.flags & INODE_ENCRYPTED) throw new DiskUnreadable('Unsupported', `${path} is encrypted`);
+    const { blockSize } = this.#geometry;
+    const runs = await this.#mapBlocks(inode, Math.ceil(sizeBytes / blockSize));
+    const read = async (offset: number, length: number) => {
+      const first = Math.floor(offset / blockSize);
+      const count = Math.ceil((offset + length) / blockSize) - first;
+      const content = Buffer.alloc(count * blockSize);
+      await this.#readRuns(runs, first, count, content, (physical, blocks) => this.#readData(physical, blocks));
+      return content.subarray(offset - first * blockSize, offset - first * blockSize + length);
+    };
+    return slice({ sizeBytes, read }, 0, sizeBytes);
   }
 
   async readDirectory(path: string): Promise<DirectoryEntry[]> {

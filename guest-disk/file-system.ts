@@ -17,11 +17,17 @@ export interface FileSystem {
   stat(path: string): Promise<FileStatus | null>;
   /** Fails with NotFound, and with Exhausted when the file is larger than `maxBytes`. */
   readFile(path: string, maxBytes: number): Promise<Buffer>;
+  /**
+   * Parts of a file that is too large to be read whole; within the same `coherently` only. Fails as readFile does. Content
+   * that the guest overwrites in place is in nobody's journal: who reads such a file (a database) checks it by its own
+   * format.
+   */
+  openFile(path: string, maxBytes: number): Promise<BlockSource>;
   readDirectory(path: string): Promise<DirectoryEntry[]>;
 
   /**
    * Runs `read` against one state of the file system that the guest had committed, again when the guest changed what
-   * was read meanwhile; Torn when that happens too often. One at a time. The three functions above work only within it.
+   * was read meanwhile; Torn when that happens too often. One at a time. The functions above work only within it.
    */
   coherently<T>(read: () => Promise<T>): Promise<T>;
 

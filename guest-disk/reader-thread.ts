@@ -57,3 +57,5 @@ parentPort?.on('message', (request: LookUpRequest) => {
     },
   );
 });
+// Everything is loaded: the time of a look-up counts from here on.
+parentPort?.postMessage('ready');

@@ -31,12 +31,20 @@ export interface LookUpOptions {
 }
 
 const DEFAULT_DEADLINE_MS = 5_000;
+/** A thread's own start is no disk's fault, and takes seconds on a machine that is busy. */
+const START_LIMIT_MS = 60_000;
 
 const MAX_FAILURES_BEFORE_QUARANTINE = 2;
 
+interface Thread {
+  readonly worker: Worker;
+  /** Resolves when it takes requests; rejects when it could not be started. */
+  readonly isReady: Promise<void>;
+}
+
 export class GuestDiskReader {
   readonly #options: Required<GuestDiskReaderOptions>;
-  #thread: Worker | undefined;
+  #thread: Thread | undefined;
   #queue: Promise<unknown> = Promise.resolve();
   #isClosed = false;
   /** Disks that ended a thread: how often in a row, and when last. */
@@ -84,40 +92,56 @@ export class GuestDiskReader {
     return reading;
   }
 
-  #ask(
+  async #ask(
     request: LookUpRequest,
     deadlineMs: number,
   ): Promise<{ reading: Reading<ContainersOnDisk>; costTheThread: boolean }> {
-    const { heapMegabytes } = this.#options;
-    const thread = this.#thread ?? this.#startThread();
+    const { worker, isReady } = this.#thread ?? this.#startThread();
+    try {
+      await isReady;
+    } catch (error) {
+      return { reading: this.#readingOf(error as NodeJS.ErrnoException), costTheThread: true };
+    }
     return new Promise((resolve) => {
       const settle = (reading: Reading<ContainersOnDisk>, costTheThread: boolean) => {
         clearTimeout(deadline);
-        thread.off('message', onAnswer).off('error', onError);
+        worker.off('message', onAnswer).off('error', onError);
         resolve({ reading, costTheThread });
       };
       const onAnswer = (reading: Reading<ContainersOnDisk>) => settle(reading, false);
-      const onError = (error: NodeJS.ErrnoException) => {
-        const reading =
-          error.code === 'ERR_WORKER_OUT_OF_MEMORY'
-            ? unavailable('Exhausted', `reading the disk took more than ${heapMegabytes} MB`)
-            : unavailable('ReaderDown', `reading the disk failed: ${error.stack ?? error.message}`);
-        settle(reading, true);
-      };
+      const onError = (error: NodeJS.ErrnoException) => settle(this.#readingOf(error), true);
       const deadline = setTimeout(() => {
         settle(unavailable('Exhausted', `reading the disk was not done in ${deadlineMs} ms`), true);
       }, deadlineMs);
-      thread.on('message', onAnswer).on('error', onError);
-      thread.postMessage(request);
+      worker.on('message', onAnswer).on('error', onError);
+      worker.postMessage(request);
     });
   }
 
-  #startThread(): Worker {
-    const thread = createThread(this.#options.heapMegabytes);
-    this.#thread = thread;
+  #readingOf(error: NodeJS.ErrnoException): Reading<never> {
+    return error.code === 'ERR_WORKER_OUT_OF_MEMORY'
+      ? unavailable('Exhausted', `reading the disk took more than ${this.#options.heapMegabytes} MB`)
+      : unavailable('ReaderDown', `reading the disk failed: ${error.stack ?? error.message}`);
+  }
+
+  #startThread(): Thread {
+    const worker = createThread(this.#options.heapMegabytes);
+    const isReady = new Promise<void>((resolve, reject) => {
+      const limit = setTimeout(() => reject(new Error(`not ready in ${START_LIMIT_MS} ms`)), START_LIMIT_MS);
+      const settle = (done: () => void) => {
+        clearTimeout(limit);
+        done();
+      };
+      worker.once('message', () => settle(resolve));
+      worker.once('error', (error) => settle(() => reject(error)));
+      worker.once('exit', (code) => settle(() => reject(new Error(`it ended with code ${code}`))));
+    });
     // Should it die between two look-ups, nobody waits for it: the next one starts another.
-    thread.on('error', () => undefined);
-    thread.once('exit', () => {
+    worker.on('error', () => undefined);
+    isReady.catch(() => undefined);
+    const thread = { worker, isReady };
+    this.#thread = thread;
+    worker.once('exit', () => {
       if (this.#thread === thread) this.#thread = undefined;
     });
     return thread;
@@ -126,7 +150,7 @@ export class GuestDiskReader {
   async #endThread(): Promise<void> {
     const thread = this.#thread;
     this.#thread = undefined;
-    await thread?.terminate();
+    await thread?.worker.terminate();
   }
 }
 

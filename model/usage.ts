@@ -186,7 +186,8 @@ export interface ContainerIdentity {
   readonly imageId: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly addresses: Readonly<Record<string, string>>;
-  readonly running: boolean;
+  /** null: the runtime keeps this in memory only. */
+  readonly running: boolean | null;
   readonly startedAt: string | null;
   /** null: no limit. */
   readonly cpuLimitCores: number | null;

@@ -20,6 +20,8 @@ export interface TrialOptions {
   readonly disk: string;
   /** Whether what the guest writes stays on the disk. */
   readonly keepWrites: boolean;
+  /** A second disk, raw; writes stay on it. */
+  readonly dataDisk?: string;
   readonly accelerator: Accelerator;
   readonly memoryMiB: number;
   /** A command that QEMU's is appended to, to run it in another network namespace. */
@@ -206,6 +208,12 @@ function qemuCommand(options: TrialOptions, agentPath: string): string[] {
       `file=${options.disk},format=raw,if=none,id=disk,discard=unmap,snapshot=${options.keepWrites ? 'off' : 'on'}`,
     ],
     ...device('virtio-blk-pci,drive=disk', 'virtio-rng-pci', 'virtio-serial-pci'),
+    ...(options.dataDisk === undefined
+      ? []
+      : [
+          ...['-drive', `file=${options.dataDisk},format=raw,if=none,id=data,discard=unmap`],
+          ...device('virtio-blk-pci,drive=data'),
+        ]),
     ...(monitor === undefined ? [] : ['-qmp', `unix:${monitor},server=on,wait=off`]),
     ...['-chardev', `socket,id=agent,path=${agentPath},server=on,wait=off`],
     ...device(`virtserialport,chardev=agent,name=${AGENT_CHANNEL}`),

@@ -12,18 +12,32 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { asDiskUnreadable, DiskUnreadable } from '../disk.ts';
 import type { FileSystem } from '../file-system.ts';
-import type { ContainerListing, ContainerOnDisk, RuntimeOnDisk, UnreadableContainer } from './runtime.ts';
+import {
+  coresOf,
+  labels,
+  MAX_CONTAINERS,
+  MAX_DESCRIPTION_BYTES,
+  parse,
+  parseJson,
+  printable,
+  text,
+  ZERO_TIME,
+} from './described.ts';
+import { placesInHomes, placesOf } from './places.ts';
+import type { ContainerListing, ContainerOnDisk, Mount, RuntimeOnDisk, UnreadableContainer } from './runtime.ts';
 
 const DAEMON_CONFIG = '/etc/docker/daemon.json';
 /** Where data roots lie: on the root file system, or on one that is mounted at /var, /var/lib or the data root itself. */
-const USUAL_DATA_ROOTS = ['/var/lib/docker', '/lib/docker', '/docker', ''];
+const USUAL_DATA_ROOTS = [...placesOf('/var/lib/docker'), '/var/snap/docker/common/var-lib-docker'];
+const DATA_ROOT_IN_HOME = '.local/share/docker';
+/** userns-remap: a data root below the data root, by the ids that the container's root is mapped to. */
+const REMAPPED = /^\d{1,10}\.\d{1,10}$/;
 
 const MAX_DAEMON_CONFIG_BYTES = 64 << 10;
-const MAX_CONFIG_BYTES = 1 << 20;
-const MAX_CONTAINERS = 512;
-const MAX_LABELS = 256;
-const MAX_LABEL_BYTES = 32 << 10;
 const MAX_NETWORKS = 64;
+const MAX_MOUNTS = 64;
+const MAX_REMAPPED = 16;
+const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
 /** What was met half written is whole a moment later: so often, and so much later, all that failed is read again. */
 const RETRIES = 2;
@@ -31,16 +45,6 @@ const RETRY_AFTER_MS = 50;
 
 const CONTAINER_ID = /^[0-9a-f]{64}$/;
 const CONTAINER_NAME = /^\/?[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$/;
-/** Docker writes this for "never". */
-const ZERO_TIME = '0001-01-01T00:00:00Z';
-
-const text = (maxLength: number) =>
-  z
-    .string()
-    .max(maxLength)
-    .refine((value) => !/\p{Surrogate}/u.test(value), 'holds half a surrogate pair');
-const printable = (maxLength: number) =>
-  text(maxLength).refine((value) => !/\p{Control}/u.test(value), 'holds a control character');
 
 const daemonConfig = z.object({ 'data-root': text(4096).optional(), graph: text(4096).optional() });
 
@@ -60,13 +64,15 @@ const config = z.object({
     .prefault({}),
   Config: z.object({
     Image: printable(512),
-    Labels: z
-      .record(text(4096), text(MAX_LABEL_BYTES))
-      .nullish()
-      .transform((labels) => labels ?? {})
-      .refine((labels) => Object.keys(labels).length <= MAX_LABELS, `more than ${MAX_LABELS} labels`)
-      .refine((labels) => JSON.stringify(labels).length <= MAX_LABEL_BYTES, `over ${MAX_LABEL_BYTES} bytes of labels`),
+    Labels: labels,
   }),
+  MountPoints: z
+    .record(
+      text(4096),
+      z.object({ Source: text(4096).default(''), Destination: text(4096), Name: text(255).default('') }).nullable(),
+    )
+    .nullish()
+    .transform((mounts) => Object.values(mounts ?? {}).slice(0, MAX_MOUNTS)),
   NetworkSettings: z
     .object({
       Networks: z
@@ -92,39 +98,68 @@ const hostConfig = z.object({
 export const docker: RuntimeOnDisk = {
   name: 'docker',
   async list(fileSystem) {
-    const found = await fileSystem.coherently(() => findContainerIds(fileSystem));
-    if (!found) return null;
-    const listing: ContainerListing = { containers: [], unreadable: [] };
-    let pending = found.ids.slice(0, MAX_CONTAINERS);
-    for (let retries = RETRIES; pending.length > 0; retries--) {
-      const failed: UnreadableContainer[] = [];
-      for (const id of pending) {
-        const container = await readContainer(fileSystem, `${found.directory}/${id}`, id);
-        if (container === null) continue;
-        if ('reason' in container) failed.push(container);
-        else listing.containers.push(container);
-      }
-      const isPassing = ({ reason }: UnreadableContainer) =>
-        retries > 0 && (reason === 'Malformed' || reason === 'Torn');
-      pending = failed.filter(isPassing).map(({ id }) => id);
-      listing.unreadable.push(...failed.filter((container) => !isPassing(container)));
-      if (pending.length > 0) await sleep(RETRY_AFTER_MS);
-    }
-    for (const id of found.ids.slice(MAX_CONTAINERS)) {
-      listing.unreadable.push({ id, reason: 'Exhausted', message: `only ${MAX_CONTAINERS} containers are read` });
-    }
+    const roots = await fileSystem.coherently(() => findDataRoots(fileSystem));
+    if (roots.length === 0) return null;
+    const listing = { containers: [], unreadable: [], mounts: [] };
+    for (const root of roots) await listDataRoot(fileSystem, root, listing);
     return listing;
   },
 };
 
-async function findContainerIds(fileSystem: FileSystem): Promise<{ directory: string; ids: string[] } | null> {
-  for (const root of await listDataRoots(fileSystem)) {
-    const directory = `${root}/containers`;
-    if ((await fileSystem.stat(directory))?.type !== 'directory') continue;
-    const entries = await fileSystem.readDirectory(directory);
-    return { directory, ids: entries.map((entry) => entry.name).filter((name) => CONTAINER_ID.test(name)) };
+async function listDataRoot(
+  fileSystem: FileSystem,
+  { path: root, ids }: DataRoot,
+  listing: ContainerListing & { mounts: Mount[] },
+): Promise<void> {
+  let pending = ids.slice(0, MAX_CONTAINERS);
+  for (let retries = RETRIES; pending.length > 0; retries--) {
+    const failed: UnreadableContainer[] = [];
+    for (const id of pending) {
+      const container = await readContainer(fileSystem, root, id);
+      if (container === null) continue;
+      if ('reason' in container) {
+        failed.push(container);
+        continue;
+      }
+      listing.containers.push(container.described);
+      listing.mounts.push(...container.mounts);
+    }
+    const isPassing = ({ reason }: UnreadableContainer) => retries > 0 && (reason === 'Malformed' || reason === 'Torn');
+    pending = failed.filter(isPassing).map(({ id }) => id);
+    listing.unreadable.push(...failed.filter((container) => !isPassing(container)));
+    if (pending.length > 0) await sleep(RETRY_AFTER_MS);
   }
-  return null;
+  for (const id of ids.slice(MAX_CONTAINERS)) {
+    listing.unreadable.push({ id, reason: 'Exhausted', message: `only ${MAX_CONTAINERS} containers are read` });
+  }
+}
+
+interface DataRoot {
+  readonly path: string;
+  readonly ids: readonly string[];
+}
+
+async function findDataRoots(fileSystem: FileSystem): Promise<DataRoot[]> {
+  const candidates = [...(await listDataRoots(fileSystem)), ...(await placesInHomes(fileSystem, DATA_ROOT_IN_HOME))];
+  const found = new Map<string, DataRoot>();
+  for (const path of new Set(candidates)) {
+    const root = await dataRootAt(fileSystem, path);
+    if (!root) continue;
+    found.set(path, root);
+    for (const { name, type } of await fileSystem.readDirectory(path)) {
+      if (type === 'file' || !REMAPPED.test(name) || found.size > MAX_REMAPPED) continue;
+      const remapped = await dataRootAt(fileSystem, `${path}/${name}`);
+      if (remapped) found.set(remapped.path, remapped);
+    }
+  }
+  return [...found.values()];
+}
+
+async function dataRootAt(fileSystem: FileSystem, path: string): Promise<DataRoot | null> {
+  const directory = `${path}/containers`;
+  if ((await fileSystem.stat(directory))?.type !== 'directory') return null;
+  const entries = await fileSystem.readDirectory(directory);
+  return { path, ids: entries.map((entry) => entry.name).filter((name) => CONTAINER_ID.test(name)) };
 }
 
 async function listDataRoots(fileSystem: FileSystem): Promise<string[]> {
@@ -132,35 +167,49 @@ async function listDataRoots(fileSystem: FileSystem): Promise<string[]> {
   const content = await fileSystem.readFile(DAEMON_CONFIG, MAX_DAEMON_CONFIG_BYTES);
   const parsed = daemonConfig.safeParse(parseJson(content));
   const root = parsed.success ? (parsed.data['data-root'] ?? parsed.data.graph) : undefined;
-  return root ? [root, ...USUAL_DATA_ROOTS] : USUAL_DATA_ROOTS;
+  return root ? [root.replace(/\/+$/, ''), ...USUAL_DATA_ROOTS] : USUAL_DATA_ROOTS;
 }
 
 /** null: the container was removed since it was listed. */
 async function readContainer(
   fileSystem: FileSystem,
-  directory: string,
+  root: string,
   id: string,
-): Promise<ContainerOnDisk | UnreadableContainer | null> {
+): Promise<{ described: ContainerOnDisk; mounts: Mount[] } | UnreadableContainer | null> {
+  const directory = `${root}/containers/${id}`;
   try {
     const files = await fileSystem.coherently(async () => {
       if ((await fileSystem.stat(`${directory}/config.v2.json`)) === null) return null;
       const hasHostConfig = (await fileSystem.stat(`${directory}/hostconfig.json`)) !== null;
       return {
-        config: await fileSystem.readFile(`${directory}/config.v2.json`, MAX_CONFIG_BYTES),
-        hostConfig: hasHostConfig ? await fileSystem.readFile(`${directory}/hostconfig.json`, MAX_CONFIG_BYTES) : null,
+        config: await fileSystem.readFile(`${directory}/config.v2.json`, MAX_DESCRIPTION_BYTES),
+        hostConfig: hasHostConfig
+          ? await fileSystem.readFile(`${directory}/hostconfig.json`, MAX_DESCRIPTION_BYTES)
+          : null,
       };
     });
-    return files && parseContainer(id, files.config, files.hostConfig);
+    if (!files) return null;
+    const described = parseContainer(id, files.config, files.hostConfig);
+    return { described, mounts: mountsOf(id, files.config, root) };
   } catch (error) {
     const { reason, message } = asDiskUnreadable(error);
     return { id, reason, message };
   }
 }
 
+/** A volume has a name and lies below the data root; what is bound has a path. */
+function mountsOf(id: string, configFile: Buffer, root: string): Mount[] {
+  return parse(config, configFile, 'config.v2.json is not what Docker writes').MountPoints.flatMap((mount) => {
+    const { Source = '', Destination = '', Name = '' } = mount ?? {};
+    const source = Source !== '' || !VOLUME_NAME.test(Name) ? Source : `${root}/volumes/${Name}/_data`;
+    return source === '' ? [] : [{ containerId: id, source, destination: Destination }];
+  });
+}
+
 /** The two files of a container, as its folder's name says it is. Throws DiskUnreadable (Malformed). */
 export function parseContainer(id: string, configFile: Buffer, hostConfigFile: Buffer | null): ContainerOnDisk {
-  const described = parse(config, configFile, 'config.v2.json');
-  const host = parse(hostConfig, hostConfigFile ?? Buffer.from('{}'), 'hostconfig.json');
+  const described = parse(config, configFile, 'config.v2.json is not what Docker writes');
+  const host = parse(hostConfig, hostConfigFile ?? '{}', 'hostconfig.json is not what Docker writes');
   if (described.ID !== id) throw new DiskUnreadable('Malformed', `config.v2.json of ${id} names another container`);
   const { State: state } = described;
   const addresses = Object.entries(described.NetworkSettings.Networks ?? {}).flatMap(([network, settings]) => {
@@ -179,10 +228,11 @@ export function parseContainer(id: string, configFile: Buffer, hostConfigFile: B
     state: stateOf(state),
     pid: state.Running && state.Pid > 0 ? state.Pid : null,
     startedAt: state.StartedAt === ZERO_TIME ? null : state.StartedAt,
-    cpuLimitCores: cpuLimitOf(host),
+    cpuLimitCores: host.NanoCpus > 0 ? host.NanoCpus / 1e9 : coresOf(host.CpuQuota, host.CpuPeriod),
     memoryLimitBytes: host.Memory > 0 ? host.Memory : null,
     cgroupParent: host.CgroupParent || null,
     restartPolicy: host.RestartPolicy.Name || 'no',
+    within: null,
   };
 }
 
@@ -191,29 +241,4 @@ function stateOf(state: z.infer<typeof config>['State']): ContainerOnDisk['state
   if (state.Running) return state.Paused ? 'paused' : state.Restarting ? 'restarting' : 'running';
   if (state.Dead) return 'dead';
   return state.StartedAt === ZERO_TIME ? 'created' : 'exited';
-}
-
-function cpuLimitOf(host: z.infer<typeof hostConfig>): number | null {
-  if (host.NanoCpus > 0) return host.NanoCpus / 1e9;
-  // The kernel's default period, which Docker leaves out.
-  return host.CpuQuota > 0 ? host.CpuQuota / (host.CpuPeriod > 0 ? host.CpuPeriod : 100_000) : null;
-}
-
-function parse<T extends z.ZodType>(schema: T, content: Buffer, what: string): z.infer<T> {
-  const parsed = schema.safeParse(parseJson(content));
-  if (parsed.success) return parsed.data;
-  // A path may hold the guest's words: quoted, so that they stay words, and short.
-  const problems = parsed.error.issues
-    .slice(0, 3)
-    .map((issue) => `${JSON.stringify(issue.path.join('.')).slice(0, 80)} ${issue.message.slice(0, 120)}`);
-  throw new DiskUnreadable('Malformed', `${what} is not what Docker writes: ${problems.join('; ')}`);
-}
-
-/** undefined for what is no JSON, or no UTF-8. */
-function parseJson(content: Buffer): unknown {
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(content));
-  } catch {
-    return undefined;
-  }
 }

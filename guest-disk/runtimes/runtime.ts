@@ -5,12 +5,14 @@ import type { FileSystem } from '../file-system.ts';
 
 export interface ContainerOnDisk extends ContainerIdentity {
   readonly runtime: ContainerRuntime;
-  readonly state: 'running' | 'paused' | 'restarting' | 'created' | 'exited' | 'dead';
+  readonly state: 'running' | 'paused' | 'restarting' | 'created' | 'exited' | 'dead' | 'unknown';
   /** In the guest's process namespace; null when it does not run. */
   readonly pid: number | null;
   /** As given to --cgroup-parent; null for the runtime's default. */
   readonly cgroupParent: string | null;
   readonly restartPolicy: string;
+  /** The container that the runtime of this one runs in (Docker in Docker, kind); null on the guest itself. */
+  readonly within: string | null;
 }
 
 /** A container that is there but cannot be described, and why: it must not look like one that is not there. */
@@ -23,6 +25,14 @@ export interface UnreadableContainer {
 export interface ContainerListing {
   readonly containers: ContainerOnDisk[];
   readonly unreadable: UnreadableContainer[];
+  /** What of this file system containers see elsewhere: another runtime in a container keeps its state there. */
+  readonly mounts?: readonly Mount[];
+}
+
+export interface Mount {
+  readonly containerId: string;
+  readonly source: string;
+  readonly destination: string;
 }
 
 export interface RuntimeOnDisk {

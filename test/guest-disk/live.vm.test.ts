@@ -60,7 +60,7 @@ afterAll(async () => {
 const read = (): Promise<Reading<ContainersOnDisk>> =>
   withQemuExport(qmp.monitor, { directory }, ({ source }) => reader.listContainers(source, { diskId: 'live' }));
 
-async function list(): Promise<ContainerOnDisk[]> {
+async function list(): Promise<readonly ContainerOnDisk[]> {
   const reading = await read();
   if (!reading.available) throw new Error(`${reading.reason}: ${reading.message}`);
   return reading.value.containers;

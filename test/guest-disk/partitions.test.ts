@@ -25,7 +25,7 @@ async function partitioned(table: string): Promise<Buffer> {
 describe('file systems are found', () => {
   it('on a whole disk', async () => {
     const found = await openFileSystems(bufferSource(fileSystem), []);
-    expect(found).toMatchObject([{ format: 'ext4', offsetBytes: 0 }]);
+    expect(found).toMatchObject([{ format: 'ext4', place: 'disk' }]);
   });
 
   it.each(['dos', 'gpt'])('in the partitions of a %s table', async (label) => {
@@ -33,7 +33,7 @@ describe('file systems are found', () => {
     // Nothing in the first partition; the second begins behind it, both aligned to 1 MiB.
     fileSystem.copy(disk, 17 * MEBIBYTE);
     const found = await openFileSystems(bufferSource(disk), []);
-    expect(found).toMatchObject([{ format: 'ext4', offsetBytes: 17 * MEBIBYTE }]);
+    expect(found).toMatchObject([{ format: 'ext4', place: 'partition 2' }]);
     const opened = found[0]?.fileSystem;
     expect(String(await opened?.coherently(() => opened.readFile('/etc/hostname', 100)))).toBe('guest');
   });
@@ -43,7 +43,7 @@ describe('file systems are found', () => {
     fileSystem.copy(disk, MEBIBYTE);
     disk.writeUInt32LE(0xffff_ffff, MEBIBYTE + 1024 + 4);
     fileSystem.copy(disk, 17 * MEBIBYTE);
-    expect(await openFileSystems(bufferSource(disk), [])).toMatchObject([{ offsetBytes: 17 * MEBIBYTE }]);
+    expect(await openFileSystems(bufferSource(disk), [])).toMatchObject([{ place: 'partition 2' }]);
   });
 });
 

@@ -40,7 +40,7 @@ describe('the reader', () => {
         value: {
           containers: [{ id: CONTAINER_ID, name: 'shop' }],
           unreadable: [],
-          fileSystems: [{ format: 'ext4', offsetBytes: 0, journalledBlocks: 0 }],
+          fileSystems: [{ format: 'ext4', place: 'disk', journalledBlocks: 0 }],
         },
       });
       expect(reading.available && reading.value.asOfUnixMs).toBeGreaterThanOrEqual(before);

@@ -28,6 +28,7 @@ describe('the containers of Docker', () => {
     const listing = await docker.list(await fileSystemOf(dockerFiles(CONTAINER_ID, 'shop')));
     expect(listing).toEqual({
       unreadable: [],
+      mounts: [],
       containers: [
         {
           runtime: 'docker',
@@ -45,6 +46,7 @@ describe('the containers of Docker', () => {
           memoryLimitBytes: 64 << 20,
           cgroupParent: null,
           restartPolicy: 'unless-stopped',
+          within: null,
         },
       ],
     });
