@@ -27,6 +27,7 @@ interface IntrospectOptions {
   readonly interval: number;
   readonly watch?: true;
   readonly services?: true;
+  readonly wide?: true;
 }
 
 /** The first look attaches: searches the guest's RAM for its kernel. */
@@ -37,13 +38,14 @@ const NAMES_EVERY_MS = 3_000;
 
 export function introspectCommand(context: CommandContext): Command {
   return new Command('introspect')
-    .description('containers of a VM as read from outside: CPU, memory, I/O; needs no other part of Ciel')
+    .description('containers of a VM as read from outside: CPU, memory, disk, network; needs no other part of Ciel')
     .argument('[vm]', 'name or UUID (not with --pid or --dump)')
     .option('--host-uri <uri>', "libvirt's URI (default: LIBVIRT_DEFAULT_URI, else qemu:///system)")
     .option('--pid <pid>', "a QEMU process instead of a libvirt VM's name", parsePid)
     .option('--dump <file>', 'a dump instead of a VM: ELF core, kdump, libvirt save image or QEMU stream')
     .option('--disk <file>', "the VM's raw disk image, for names when libvirt cannot be asked")
     .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
+    .option('--wide', 'with a paragraph for each container: limits, devices, interfaces, pressure')
     .option('--services', "also the guest's systemd services, which Ciel never decides on")
     .option('--watch', 'look again and again until interrupted')
     .addHelpText(
@@ -86,7 +88,7 @@ async function introspect(
   });
   const introspection = new Introspection({ cacheDirectory: join(cacheDirectory(), 'introspect') });
   try {
-    introspection.watch({ uuid: vm.uuid, pid: vm.pid, withServices: options.services === true });
+    introspection.watch({ uuid: vm.uuid, pid: vm.pid, withServices: options.services === true, withDetails: true });
     const look = async (deadlineMs: number): Promise<Reading<VmIntrospection>> =>
       (await introspection.sample([vm.uuid], deadlineMs)).get(vm.uuid) ??
       unavailable('ReaderDown', 'the reader gave no answer');
@@ -99,12 +101,7 @@ async function introspect(
         names.of(before),
       ]);
       const after = readable(await look(LOOK_MS), vm);
-      show(
-        vmLook(vm, before, after, [used, await vm.cpuNanoseconds()], found),
-        context,
-        globals,
-        options.watch === true,
-      );
+      show(vmLook(vm, before, after, [used, await vm.cpuNanoseconds()], found), context, globals, options);
       before = after;
     } while (options.watch === true && !context.signal.aborted);
   } finally {
@@ -198,11 +195,17 @@ function readable(reading: Reading<VmIntrospection>, vm: FoundVm): VmIntrospecti
 
 const CLEAR_AND_HOME = '\u001b[H\u001b[2J';
 
-function show(look: VmLook, { terminal }: CommandContext, { json }: GlobalOptions, again: boolean): void {
+function show(
+  look: VmLook,
+  { terminal }: CommandContext,
+  { json }: GlobalOptions,
+  { watch, wide }: IntrospectOptions,
+): void {
+  const again = watch === true;
   if (json) {
     terminal.print(safeJson(look, again ? undefined : 2));
     return;
   }
   if (again && terminal.interactive) terminal.write(CLEAR_AND_HOME);
-  terminal.print(renderLook(look, terminal));
+  terminal.print(renderLook(look, terminal, wide === true));
 }

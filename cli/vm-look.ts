@@ -1,12 +1,15 @@
 /** Two looks into a VM, made into rates and names: what `ciel introspect` shows, as JSON and as text. */
 import { available, mapReading, type Reading, unavailable } from '../model/reading.ts';
-import type { ContainerCounters, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
+import type { ContainerCounters, ContainerDetails, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
+import { type DetailsLook, detailsLook } from './container-details.ts';
+import { renderDetails } from './details-text.ts';
 import { printable } from './escape.ts';
+import { NO_RATE_YET, perSecond, sum, timeRate } from './rates.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
-import { bytesText, coresText, durationText, rateText } from './units.ts';
+import { bytesText, coresText, durationText, percentText, rateText } from './units.ts';
 import type { FoundVm } from './vm-search.ts';
 
-export interface ContainerLook {
+export interface ContainerLook extends DetailsLook {
   readonly id: string;
   readonly runtime: ContainerCounters['runtime'];
   /** null: not known, see `names`. */
@@ -31,7 +34,13 @@ export interface ContainerLook {
   readonly counters: Pick<
     ContainerCounters,
     'cpuNanoseconds' | 'cpuUserNanoseconds' | 'cpuSystemNanoseconds' | 'ioReadBytes' | 'ioWriteBytes'
-  >;
+  > &
+    Partial<
+      Pick<
+        ContainerDetails,
+        'cpuPeriods' | 'cpuThrottledPeriods' | 'cpuThrottledNanoseconds' | 'ioReads' | 'ioWrites' | 'pressure'
+      >
+    >;
 }
 export interface VmLook {
   readonly vm: {
@@ -79,7 +88,7 @@ export function vmLook(
     cpuCores:
       cpuBefore === null || cpuAfter === null
         ? unavailable('ProcessGone', 'the QEMU process has ended')
-        : rate(available(cpuBefore.cpu), available(cpuAfter.cpu), cpuAfter.at - cpuBefore.at, 1),
+        : timeRate(available(cpuBefore.cpu), available(cpuAfter.cpu), cpuAfter.at - cpuBefore.at),
     intervalMs: Number(elapsed) / 1e6,
     names: {
       available: names.available,
@@ -93,6 +102,7 @@ export function vmLook(
         earlier ?? null,
         container,
         elapsed,
+        after.containers,
         identities.find(({ id }) => id === container.id) ?? null,
       );
     }),
@@ -103,11 +113,9 @@ function containerLook(
   before: ContainerCounters | null,
   after: ContainerCounters,
   elapsed: bigint,
+  containers: readonly ContainerCounters[],
   identity: ContainerIdentity | null,
 ): ContainerLook {
-  const first = unavailable('NotFound', 'it began between the two looks: no rate yet');
-  const between = (counter: (of: ContainerCounters) => Reading<bigint>, perUnit: number) =>
-    before === null ? first : rate(counter(before), counter(after), elapsed, perUnit);
   const { cpuNanoseconds, cpuUserNanoseconds, cpuSystemNanoseconds, ioReadBytes, ioWriteBytes } = after;
   return {
     id: after.id,
@@ -118,25 +126,30 @@ function containerLook(
     addresses: identity?.addresses ?? null,
     startedAt: identity?.startedAt ?? null,
     cgroupPath: after.cgroupPath,
-    cpuCores: between((of) => of.cpuNanoseconds, 1),
-    perCpuCores: before === null ? first : perCpu(before.perCpuNanoseconds, after.perCpuNanoseconds, elapsed),
+    cpuCores: before === null ? NO_RATE_YET : timeRate(before.cpuNanoseconds, cpuNanoseconds, elapsed),
+    perCpuCores: before === null ? NO_RATE_YET : perCpu(before.perCpuNanoseconds, after.perCpuNanoseconds, elapsed),
     memoryBytes: after.memoryBytes,
     memoryAnonBytes: after.memoryAnonBytes,
     memoryFileBytes: after.memoryFileBytes,
     memorySwapCacheBytes: after.memorySwapCacheBytes,
     memoryLimitBytes: after.memoryLimitBytes,
-    ioReadBytesPerSecond: between((of) => of.ioReadBytes, NANOSECONDS),
-    ioWriteBytesPerSecond: between((of) => of.ioWriteBytes, NANOSECONDS),
-    counters: { cpuNanoseconds, cpuUserNanoseconds, cpuSystemNanoseconds, ioReadBytes, ioWriteBytes },
+    ioReadBytesPerSecond: before === null ? NO_RATE_YET : perSecond(before.ioReadBytes, ioReadBytes, elapsed),
+    ioWriteBytesPerSecond: before === null ? NO_RATE_YET : perSecond(before.ioWriteBytes, ioWriteBytes, elapsed),
+    ...detailsLook(before, after, elapsed, containers),
+    counters: {
+      cpuNanoseconds,
+      cpuUserNanoseconds,
+      cpuSystemNanoseconds,
+      ioReadBytes,
+      ioWriteBytes,
+      ...(after.details === null ? {} : countersOf(after.details)),
+    },
   };
 }
 
-const NANOSECONDS = 1e9;
-
-/** @param perUnit 1 for nanoseconds of CPU time, which give cores; 1e9 for bytes, which give bytes a second */
-function rate(before: Reading<bigint>, after: Reading<bigint>, elapsed: bigint, perUnit: number): Reading<number> {
-  if (!before.available) return before;
-  return mapReading(after, (value) => (Number(value - before.value) / Number(elapsed)) * perUnit);
+function countersOf(details: ContainerDetails) {
+  const { cpuPeriods, cpuThrottledPeriods, cpuThrottledNanoseconds, ioReads, ioWrites, pressure } = details;
+  return { cpuPeriods, cpuThrottledPeriods, cpuThrottledNanoseconds, ioReads, ioWrites, pressure };
 }
 
 function perCpu(
@@ -153,7 +166,8 @@ function perCpu(
   );
 }
 
-export function renderLook(look: VmLook, terminal: Terminal): string {
+/** @param isWide with a paragraph for each container: limits, devices, interfaces, pressure */
+export function renderLook(look: VmLook, terminal: Terminal, isWide = false): string {
   const { vm, guest, cpuCores, containers, intervalMs, names } = look;
   const { bold, dim, yellow } = terminal.colours;
   const used = cpuCores.available ? coresText(cpuCores.value) : 'unavailable';
@@ -162,15 +176,15 @@ export function renderLook(look: VmLook, terminal: Terminal): string {
     `${bold(printable(vm.name))}  Linux ${printable(guest.kernelRelease)} on "${printable(guest.nodename)}"`,
     `CPU ${used} of ${guest.cpus}${ram}; read from outside over ${durationText(intervalMs)}`,
   ];
-  const notes = reasonsOf(look).map((note) => yellow(note));
+  const notes = reasonsOf(look, isWide).map((note) => yellow(note));
   if (containers.length === 0) return [...head, '', 'No container runs in it.', ...notes].join('\n');
   const rows = containers.map((container): Cell[] => [
-    printable(container.name ?? (container.runtime === 'systemd' ? container.id : container.id.slice(0, 12))),
+    nameOf(container),
     imageCell(container),
     figure(container.cpuCores, coresText, terminal),
     memoryCell(container, terminal),
-    figure(container.ioReadBytesPerSecond, rateText, terminal),
-    figure(container.ioWriteBytesPerSecond, rateText, terminal),
+    figure(sum(container.ioReadBytesPerSecond, container.ioWriteBytesPerSecond), rateText, terminal),
+    networkCell(container, terminal),
   ]);
   const body = table(
     [
@@ -178,14 +192,46 @@ export function renderLook(look: VmLook, terminal: Terminal): string {
       { head: 'IMAGE', flexible: true },
       { head: 'CPU', align: 'right' },
       { head: 'MEMORY', align: 'right' },
-      { head: 'READS', align: 'right' },
-      { head: 'WRITES', align: 'right' },
+      { head: 'DISK', align: 'right' },
+      { head: 'NETWORK', align: 'right' },
     ],
     rows,
     terminal,
   );
   const nameNote = names.available ? [] : [dim('Without names, containers are shown by id.')];
-  return [...head, '', body, ...(notes.length === 0 ? [] : ['', ...notes]), ...nameNote].join('\n');
+  const paragraphs = isWide
+    ? containers.flatMap((container) => ['', bold(nameOf(container)), renderDetails(container, terminal)])
+    : [];
+  const all = [...containers.flatMap(warningsOf), ...notes];
+  return [...head, '', body, ...paragraphs, ...(all.length === 0 ? [] : ['', ...all]), ...nameNote].join('\n');
+}
+
+function nameOf({ name, runtime, id }: ContainerLook): string {
+  return printable(name ?? (runtime === 'systemd' ? id : id.slice(0, 12)));
+}
+
+/** Both ways. */
+function networkCell(container: ContainerLook, terminal: Terminal): Cell {
+  const { network, networkReceivedBytesPerSecond: received, networkSentBytesPerSecond: sent } = container;
+  if (network.available && network.value.isHost) return "the guest's";
+  if (network.available && network.value.sharedWith.length > 0 && !received.available) return 'shared';
+  if (network.available && network.value.interfaces.every(({ isLoopback }) => isLoopback)) return '–';
+  return figure(sum(received, sent), rateText, terminal);
+}
+
+const WORTH_SAYING = 0.01;
+
+/** What slows a container down that its use does not show. */
+function warningsOf(container: ContainerLook): string[] {
+  const { cpuThrottledRatio: throttled, cpuLimitCores: limit, oomKills } = container;
+  const warnings: string[] = [];
+  if (throttled.available && throttled.value >= WORTH_SAYING && limit.available && limit.value !== null)
+    warnings.push(
+      `${nameOf(container)}: held back ${percentText(throttled.value)} of the time by its limit of ${coresText(limit.value)} CPUs`,
+    );
+  if (oomKills.available && oomKills.value > 0n)
+    warnings.push(`${nameOf(container)}: ${oomKills.value} killed for want of memory since it began`);
+  return warnings;
 }
 
 function imageCell({ runtime, image }: ContainerLook): Cell {
@@ -203,19 +249,48 @@ function memoryCell({ memoryBytes, memoryLimitBytes }: ContainerLook, terminal: 
   return limit === null ? bytesText(memoryBytes.value) : `${bytesText(memoryBytes.value)} of ${bytesText(limit)}`;
 }
 
+function wideFigures(look: ContainerLook): [string, Reading<unknown>][] {
+  return [
+    ['CPU limit', look.cpuLimitCores],
+    ['CPU shares', look.cpuShares],
+    ['time held back', look.cpuThrottledRatio],
+    ['anonymous memory', look.memoryAnonBytes],
+    ['file memory', look.memoryFileBytes],
+    ['inactive file memory', look.memoryInactiveFileBytes],
+    ['mapped memory', look.memoryMappedBytes],
+    ['kernel memory', look.memoryKernelBytes],
+    ['peak memory', look.memoryPeakBytes],
+    ['memory limit', look.memoryLimitBytes],
+    ['swap', look.memorySwapBytes],
+    ['OOM kills', look.oomKills],
+    ['tasks', look.pids],
+    ['task limit', look.pidsLimit],
+    ['CPU pressure', look.pressure.cpu.someRatio],
+    ['CPU pressure on all', look.pressure.cpu.fullRatio],
+    ['memory pressure', look.pressure.memory.someRatio],
+    ['I/O pressure', look.pressure.io.someRatio],
+    ['devices', look.ioDevices],
+  ];
+}
+
 /** Each reason once, with the figures it concerns. */
-function reasonsOf({ containers, names }: VmLook): string[] {
+function reasonsOf({ containers, names }: VmLook, isWide: boolean): string[] {
   const notes = new Map<string, Set<string>>();
   const note = (what: string, reading: Reading<unknown>) => {
     if (reading.available) return;
     const why = `${reading.reason}: ${printable(reading.message)}`;
     notes.set(why, (notes.get(why) ?? new Set()).add(what));
   };
-  for (const { cpuCores, memoryBytes, ioReadBytesPerSecond, ioWriteBytesPerSecond } of containers) {
-    note('CPU', cpuCores);
-    note('memory', memoryBytes);
-    note('reads', ioReadBytesPerSecond);
-    note('writes', ioWriteBytesPerSecond);
+  for (const container of containers) {
+    note('CPU', container.cpuCores);
+    note('memory', container.memoryBytes);
+    note('disk reads', container.ioReadBytesPerSecond);
+    note('disk writes', container.ioWriteBytesPerSecond);
+    note('network', container.network);
+    if (container.network.available)
+      for (const { name, counters } of container.network.value.interfaces)
+        note(`traffic of ${printable(name)}`, counters);
+    if (isWide) for (const [what, reading] of wideFigures(container)) note(what, reading);
   }
   const lines = [...notes].map(([why, what]) => `${[...what].join(', ')} unavailable: ${why}`);
   return names.available ? lines : [`names unavailable: ${names.reason}: ${printable(names.message ?? '')}`, ...lines];
