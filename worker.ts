@@ -6,6 +6,7 @@
  */
 import { DefaultLogger, type LogLevel, Runtime } from '@temporalio/worker';
 import { type Logger, pino } from 'pino';
+import { awaited } from './worker/awaiting.ts';
 import { type Connections, connect } from './worker/connections.ts';
 import { startControl } from './worker/control.ts';
 import { startDirector } from './worker/director.ts';
@@ -74,6 +75,8 @@ async function main(): Promise<void> {
   }
   const log = pino({ level: options.logLevel, base: { pid: process.pid } });
   installRuntime(log);
+  // `ciel up` has a channel to us, and tells its user.
+  awaited.on('said', (text) => process.send?.({ said: text }));
   const stopping = new AbortController();
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.once(name, () => {

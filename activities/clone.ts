@@ -12,6 +12,9 @@ import { constants, type Stats } from 'node:fs';
 import { access, copyFile, link, open, readdir, rm, stat, statfs } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { execa } from 'execa';
+import { asDiskUnreadable } from '../guest-disk/disk.ts';
+import { openFileSystems } from '../guest-disk/partitions.ts';
+import { openRawFile } from '../guest-disk/raw-file.ts';
 import type { DiskWeight } from '../model/activities.ts';
 import { CielFailure } from '../model/failures.ts';
 
@@ -41,6 +44,7 @@ export async function cloneDisk(request: CloneRequest): Promise<DiskWeight> {
   const existing = await statOrNull(target);
   if (existing !== null) return weigh(target, request.format, existing);
   const before = await templateStat(source);
+  if (request.format === 'raw') await requireWhole(source, before.size);
   await removeLeftovers(target);
   const attempt = `${target}.${randomUUID()}.part`;
   try {
@@ -138,6 +142,29 @@ async function templateStat(source: string): Promise<Stats> {
         "the disk's path in its domain.xml.",
       { cause: error },
     );
+  }
+}
+
+/**
+ * An image that was cut off boots into a panic, minutes later; its file system says at once that it should be larger. One
+ * that cannot be read here (another file system, none in plain sight) is the guest's to judge.
+ */
+async function requireWhole(source: string, sizeBytes: number): Promise<void> {
+  const broken = (found: string) =>
+    new CielFailure(
+      'TemplateBroken',
+      `looked at the template's disk ${source} (${sizeBytes} bytes): ${found}. It was cut off or damaged: restore it, or ` +
+        'build the template again by `ciel template build`.',
+    );
+  if (sizeBytes === 0) throw broken('it is empty');
+  const disk = await openRawFile(source);
+  try {
+    await openFileSystems(disk, []);
+  } catch (error) {
+    const unreadable = asDiskUnreadable(error);
+    if (unreadable.reason === 'Malformed' || unreadable.reason === 'Torn') throw broken(unreadable.message);
+  } finally {
+    await disk.close();
   }
 }
 

@@ -34,7 +34,7 @@ export function localReach(): DirectorReach {
         env: { LC_ALL: 'C', PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` },
       });
       if (result.code === 'ENOENT') throw commandMissing(command, where);
-      if (result.timedOut) throw unreachable(command, where, `no end within ${WITHIN_MS} ms`);
+      if (result.timedOut) throw unreachable(command, where, `no end within ${WITHIN_MS} ms`, null);
       return { exitCode: result.exitCode ?? null, stdout: result.stdout, stderr: result.stderr };
     },
   };
@@ -49,8 +49,13 @@ export function agentReach(libvirt: Libvirt, vm: string): DirectorReach {
     async run(command, args, input) {
       try {
         const domain = await libvirt.lookup(vm);
-        if (domain === null) throw unreachable(command, where, `${libvirt.uri} has no domain of that name`);
-        if (domain.libvirtId === null) throw unreachable(command, where, `the domain is ${domain.state}`);
+        if (domain === null) {
+          const remedy = 'Start that VM, or correct "reach" of the director in ciel.yaml.';
+          throw unreachable(command, where, `${libvirt.uri} has no domain of that name`, remedy);
+        }
+        if (domain.libvirtId === null) {
+          throw unreachable(command, where, `the domain is ${domain.state}`, `Start it: virsh start ${vm}.`);
+        }
         return await agent.run(domain.uuid, {
           command,
           args,
@@ -60,11 +65,11 @@ export function agentReach(libvirt: Libvirt, vm: string): DirectorReach {
         });
       } catch (error) {
         if (error instanceof LibvirtError || error instanceof LibvirtStuck) {
-          throw unreachable(command, where, error.message, error);
+          throw unreachable(command, where, error.message, 'Is libvirtd running there?', error);
         }
         if (!(error instanceof CielFailure) || error.failure === 'DirectorUnreachable') throw error;
         if (/No such file/i.test(error.message)) throw commandMissing(command, where, error);
-        throw unreachable(command, where, error.message, error);
+        throw unreachable(command, where, error.message, `Look at that VM: virsh console ${vm}.`, error);
       }
     },
   };
@@ -80,10 +85,11 @@ function commandMissing(command: string, where: string, cause?: unknown): CielFa
   );
 }
 
-function unreachable(command: string, where: string, found: string, cause?: unknown): CielFailure {
+function unreachable(command: string, where: string, found: string, remedy: string | null, cause?: unknown) {
+  const toDo = remedy === null ? '' : ` ${remedy}`;
   return new CielFailure(
     'DirectorUnreachable',
-    `ran "${command}" on the director, ${where}: ${found}. LVS there goes on as it is; it is tried again.`,
+    `ran "${command}" on the director, ${where}: ${found.replace(/[.?]$/, '')}.${toDo} LVS there goes on as it is.`,
     { cause },
   );
 }

@@ -128,6 +128,11 @@ export async function convergeVirtualServer(
   return rows.withLock(service, async () => {
     const [row] = await rows.list({ service });
     if (row === undefined) return [];
+    if (neverThere(row)) {
+      // A director that cannot be reached need not be asked.
+      await rows.forgetVirtualServer(service);
+      return [];
+    }
     const changes: string[] = [];
     const table = await ipvsadm.table();
     const steps = stepsFor(row, table);
@@ -145,6 +150,11 @@ export async function convergeVirtualServer(
     await forget(rows, service, steps);
     return [...lines, ...changes];
   });
+}
+
+/** Wanted no longer, and nothing of it was ever claimed, which comes before it is made. */
+function neverThere({ wanted, ownedAt, realServers }: DesiredVirtualServer): boolean {
+  return !wanted && ownedAt === null && realServers.every((real) => real.ownedAt === null);
 }
 
 async function claim(rows: VirtualServerRows, service: string, steps: readonly LvsStep[]): Promise<void> {
@@ -332,7 +342,9 @@ class DirectorWatch {
     const table = await this.#ipvsadm.table();
     for (const server of this.#servers) {
       // What was never brought into LVS is still its workflow's to bring there.
-      if (server.ownedAt !== null && stepsFor(server, table).length > 0) this.#dirty.add(server.service);
+      if (neverThere(server) || (server.ownedAt !== null && stepsFor(server, table).length > 0)) {
+        this.#dirty.add(server.service);
+      }
     }
   }
 }

@@ -15,7 +15,7 @@ import { MARK_NAMESPACE } from '../model/identity.ts';
 import type { HostSpec, TemplateSpec } from '../model/spec.ts';
 import { type Accelerator, workingAccelerator } from '../native/accelerator.ts';
 import { type DomainDescription, LIBVIRT_ERRORS, type Libvirt, LibvirtError, LibvirtStuck } from '../native/libvirt.ts';
-import { GuestAgent } from './agent.ts';
+import { GuestAgent, quoteGuest } from './agent.ts';
 import { cloneDisk, removeDisk } from './clone.ts';
 import { GuestDocker } from './docker.ts';
 import { parseMark, rewriteDomainXml, type TemplateXml, templateDisk } from './domain-xml.ts';
@@ -214,16 +214,17 @@ export function createHostActivities(dependencies: HostDependencies): HostActivi
       const domain = await findOurs(request);
       if (domain === null || !isActive(domain)) {
         throw new CielFailure(
-          'GuestNotReady',
-          `waited until ${what} in VM ${vmName}: the VM is ${domain?.state ?? 'no longer defined'}. Look at its console ` +
-            `log ${serialLog(request.reservation)}.`,
+          'GuestEnded',
+          `waited until ${what} in VM ${vmName}: the VM is ${domain?.state ?? 'no longer defined'}. ` +
+            `${await lastWords(serialLog(request.reservation))} Mend what it complains of in template ` +
+            `"${request.reservation.template}"; \`ciel template verify\` finds most mistakes.`,
         );
       }
       if (performance.now() > until) {
         throw new CielFailure(
           'GuestNotReady',
-          `waited until ${what} in VM ${vmName}, at most ${GUEST_READY_WITHIN_MS} ms: ${found} Look at its console log ` +
-            `${serialLog(request.reservation)}.`,
+          `waited until ${what} in VM ${vmName}, at most ${GUEST_READY_WITHIN_MS / 1_000} s: ${found} ` +
+            (await lastWords(serialLog(request.reservation))),
         );
       }
       await pause(GUEST_POLL_MS, undefined, { signal: cancellationSignal() });
@@ -290,6 +291,12 @@ export function hypervisorFailure(tried: string, error: LibvirtError | LibvirtSt
     return new CielFailure('TemplateBroken', `${found}. Correct the paths in the template's domain.xml.`, options);
   }
   return new CielFailure('HostBusy', `${found}. It is tried again.`, options);
+}
+
+/** The undo removes the log, so its end goes into the message. */
+async function lastWords(consoleLog: string): Promise<string> {
+  const text = await readFile(consoleLog, 'utf8').catch(() => '');
+  return text.trim() === '' ? 'Its console says nothing.' : `Its console ends with: "${quoteGuest(text)}".`;
 }
 
 function isActive({ libvirtId }: DomainDescription): boolean {

@@ -28,7 +28,7 @@ import { listWatches } from '../store/watches.ts';
 import { ContainerNames } from './container-names.ts';
 import type { CounterSource } from './counters.ts';
 import { matchContainer, ReplicasByVm } from './matching.ts';
-import { type Instant, type Target, WatchedVm } from './watched-vm.ts';
+import { type ContainerFacts, type Instant, type Target, WatchedVm } from './watched-vm.ts';
 
 const TICK_MS = 1_000;
 const BULK_READING_WITHIN_MS = 3_000;
@@ -42,6 +42,8 @@ const PRUNE_EVERY_TICKS = 600;
 const MOST_WAITING_ROLLUPS = 300 / ROLLUP_SECONDS;
 /** After a crossing could not be delivered. */
 const DELIVER_AGAIN_MS = 2_000;
+
+const UNKNOWN_CONTAINER: ContainerFacts = { identity: null, match: null };
 
 /** Time as watching sees it, so that tests need not wait. */
 export interface Clock {
@@ -156,7 +158,7 @@ export class HostWatch {
     const readings = await this.#readAll();
     const now = this.#clock.now();
     if (readings !== null) this.#observe(readings);
-    this.#introspect(tick);
+    this.#introspect(tick, now);
     for (const [vmUuid, { quietUntilBootMs }] of this.#watches) this.#report(vmUuid, now, quietUntilBootMs);
     this.#rollUp(now);
     if (readings !== null) this.#publish(tick, now);
@@ -222,13 +224,16 @@ export class HostWatch {
   }
 
   /** Begins this tick's look into memory; those whose last look has not ended are left out. */
-  #introspect(tick: number): void {
+  #introspect(tick: number, now: Instant): void {
     const wanted: string[] = [];
     let order = 0;
     for (const vmUuid of this.#watches.keys()) {
       order += 1; // spreads quiet VMs over the ticks
       const vm = this.#vms.get(vmUuid);
-      if (vm === undefined || !vm.running || this.#beingRead.has(vmUuid)) continue;
+      if (vm === undefined || this.#beingRead.has(vmUuid)) continue;
+      // Not looked into, and said so: what was read before must not look like new.
+      if (vm.stopped !== null) vm.observeContainers(vm.stopped, now, () => UNKNOWN_CONTAINER);
+      if (!vm.running) continue;
       if (vm.lively || (tick + order) % QUIET_EVERY_TICKS === 0) wanted.push(vmUuid);
     }
     if (wanted.length === 0) return;

@@ -14,7 +14,7 @@
  * A figure that could not be read is no sample: it is no vote for hot, and none for low (invariant 5).
  */
 import type { CrossingKind, HotCause, VmEvidence } from '../model/evidence.ts';
-import { mapReading, type Reading } from '../model/reading.ts';
+import { mapReading, type Reading, type Unavailable, unavailable } from '../model/reading.ts';
 import type {
   ContainerCounters,
   ContainerIdentity,
@@ -145,6 +145,15 @@ export class WatchedVm {
   get running(): boolean {
     return this.#missing === 0 && isRunning(this.#counters);
   }
+  /** Why there is nothing to look into, by libvirt's state of it; null while it runs, or is not there. */
+  get stopped(): Unavailable | null {
+    const state = this.#counters?.state;
+    if (state === 'paused' || state === 'suspended') return unavailable('GuestPaused', `it is ${state}`);
+    if (state === 'shutoff' || state === 'shutdown' || state === 'crashed') {
+      return unavailable('GuestOff', `it is ${state}`);
+    }
+    return null;
+  }
   /** Hot, rising, or near a target: worth a look into its memory every second. */
   get lively(): boolean {
     if (isNear(this.#cpuVerdict) || isNear(this.#memoryVerdict)) return true;
@@ -213,6 +222,8 @@ export class WatchedVm {
       this.#unreadable = `${reading.reason}: ${reading.message}`;
       this.#unreadableSinceMs ??= now.bootMs;
       this.#memoryVerdict = null;
+      // They ended with the VM.
+      if (reading.reason === 'GuestOff') this.#containers.clear();
       for (const container of this.#containers.values()) {
         this.#observeContainer(container, null, now.bootMs, `${reading.reason}: ${reading.message}`);
       }

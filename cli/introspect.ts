@@ -16,6 +16,7 @@ import { dumpLook, renderDumpLook } from './dump-look.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { printable, safeJson } from './escape.ts';
 import { durationOption } from './options.ts';
+import { remedyFor } from './remedies.ts';
 import { renderLook, type VmLook, vmLook } from './vm-look.ts';
 import { type FoundVm, findVm, identitiesOnDisk } from './vm-search.ts';
 
@@ -33,6 +34,8 @@ interface IntrospectOptions {
 /** The first look attaches: searches the guest's RAM for its kernel. */
 const FIRST_LOOK_MS = 15_000;
 const LOOK_MS = 5_000;
+/** A guest whose clock stood still between two looks is looked at again after this: it idles, or its kernel is dead. */
+const STANDSTILL_MS = 1_700;
 /** A container that has just been started is on the disk within seconds. */
 const NAMES_EVERY_MS = 3_000;
 
@@ -100,7 +103,11 @@ async function introspect(
         sleep(options.interval, undefined, { signal: context.signal }).catch(() => undefined),
         names.of(before),
       ]);
-      const after = readable(await look(LOOK_MS), vm);
+      let after = readable(await look(LOOK_MS), vm);
+      if (after.guestBoot === before.guestBoot && after.jiffies === before.jiffies) {
+        await sleep(STANDSTILL_MS, undefined, { signal: context.signal }).catch(() => undefined);
+        after = readable(await look(LOOK_MS), vm);
+      }
       show(vmLook(vm, before, after, [used, await vm.cpuNanoseconds()], found), context, globals, options);
       before = after;
     } while (options.watch === true && !context.signal.aborted);
@@ -160,19 +167,6 @@ class Names {
   }
 }
 
-const REMEDIES: Partial<Record<UnavailableReason, string>> = {
-  NoVmcoreinfo: 'look again if it is still booting; only Linux guests with VMCOREINFO can be read',
-  GuestBooting: 'look again in some seconds',
-  GuestPaused: 'resume it: virsh resume VM',
-  GuestOff: 'start it: virsh start VM',
-  GuestEncrypted: 'nothing: memory of a confidential guest cannot be read from outside',
-  NoTypes: 'boot a kernel with CONFIG_DEBUG_INFO_BTF (every current distribution kernel)',
-  Stale: 'look again once it has booted',
-  PermissionDenied: 'run it as root, or with CAP_SYS_PTRACE; `ciel doctor host` tells more',
-  ProcessGone: 'check that it runs on this machine: virsh list',
-  ReaderDown: 'look again; `ciel doctor host` tells what lacks',
-};
-
 const DUMP_REMEDIES: Partial<Record<UnavailableReason, string>> = {
   NoVmcoreinfo: 'take the dump of a Linux guest that has booted, with all of its memory',
   NoTypes: 'dump a guest whose kernel has CONFIG_DEBUG_INFO_BTF (every current distribution kernel)',
@@ -189,7 +183,7 @@ function readable(reading: Reading<VmIntrospection>, vm: FoundVm): VmIntrospecti
     reason: reading.reason,
     tried: `looked into VM "${printable(vm.name)}" (${vm.uuid}, QEMU process ${vm.pid})`,
     found: `${reading.reason}: ${printable(reading.message)}`,
-    remedy: REMEDIES[reading.reason] ?? null,
+    remedy: remedyFor(reading.reason, vm),
   });
 }
 

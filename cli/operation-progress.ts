@@ -58,7 +58,8 @@ function tell(
 }
 
 function unsuccessful({ operationId, phase, stuck, steps }: OperationDescription): CommandError {
-  const failed = steps.find(({ state }) => state === 'failed');
+  // A step that was undone keeps the message of its failure.
+  const failed = steps.find(({ message }) => message !== '');
   const why = failed === undefined ? '' : `; step ${failed.name}: ${printable(failed.message)}`;
   const needsOperator = phase === 'needsOperator';
   return new CommandError({

@@ -1,5 +1,6 @@
 /** The text of `ciel status`: 80 columns suffice; every figure has its age, what is missing its reason. */
 import { printable } from './escape.ts';
+import { remedyFor } from './remedies.ts';
 import type { OperationStatus, ServiceStatus, Status, VmStatus } from './status.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
 import { ageText, bytesText, coresText, durationText, percentText, rateText } from './units.ts';
@@ -46,15 +47,23 @@ function unavailableNotes({ services, vms }: Status): string[] {
       unavailable === null ? [] : [`service ${name}: its workflow is unavailable: ${printable(unavailable)}`],
     ),
     ...vms.flatMap(({ vmName, unreadable, containers }) => [
-      ...(unreadable === null ? [] : [`VM ${printable(vmName)}: containers unreadable: ${printable(unreadable)}`]),
+      ...(unreadable === null ? [] : unreadableNote(vmName, unreadable)),
       ...containers.flatMap(({ name, containerId, unavailable }) => {
         const container = printable(name ?? containerId.slice(0, 12));
-        return unavailable === null
+        // Its VM's reason is said already.
+        return unavailable === null || unavailable === unreadable
           ? []
           : [`container ${container} in ${printable(vmName)}: ${printable(unavailable)}`];
       }),
     ]),
   ];
+}
+
+/** @param unreadable "GuestPaused: what was found" */
+function unreadableNote(vmName: string, unreadable: string): string[] {
+  const remedy = remedyFor(unreadable.split(':')[0] ?? '', { name: vmName, libvirtUri: null });
+  const note = `VM ${printable(vmName)}: containers unreadable: ${printable(unreadable)}`;
+  return remedy === null ? [note] : [note, `  to do: ${remedy}`];
 }
 
 function servicesTable({ services }: Status, terminal: Terminal, now: Date): string {

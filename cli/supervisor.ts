@@ -19,12 +19,15 @@ export interface Program {
   readonly command: readonly string[];
   readonly env: NodeJS.ProcessEnv;
   readonly logFile: string;
+  /** It tells by Node's channel to its parent what its user should know. */
+  readonly tells: boolean;
   /** How long it may take to end in order. */
   readonly endWithinMs: number;
 }
 
 export type SupervisorEvent =
   | { readonly kind: 'started'; readonly pid: number; readonly again: boolean }
+  | { readonly kind: 'said'; readonly text: string }
   | { readonly kind: 'ended'; readonly how: string; readonly pauseMs: number };
 
 export class Supervisor {
@@ -74,7 +77,7 @@ export class Supervisor {
 
   /** @returns how it ended */
   async #runOnce(again: boolean): Promise<string> {
-    const { command, env, logFile } = this.program;
+    const { command, env, logFile, tells } = this.program;
     const size = await stat(logFile).then(
       (found) => found.size,
       () => 0,
@@ -85,8 +88,11 @@ export class Supervisor {
       // A process group of its own: Ctrl-C in a terminal is for us, who end the processes in their order.
       const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', ...command], {
         env,
-        stdio: ['ignore', log.fd, log.fd],
+        stdio: ['ignore', log.fd, log.fd, ...(tells ? ['ipc' as const] : [])],
         detached: true,
+      });
+      child.on('message', (message: { said?: unknown }) => {
+        if (typeof message?.said === 'string') this.#tell({ kind: 'said', text: message.said });
       });
       this.#child = child;
       const ended = new Promise<string>((resolve, reject) => {

@@ -10,9 +10,9 @@
  * Whatever of it is killed is started again. When `ciel up` itself is killed the kernel ends the rest, and the next
  * `ciel up` on the same directory goes on where this one was. Ctrl-C or SIGTERM ends all in order.
  */
-import { existsSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { constants, existsSync } from 'node:fs';
+import { access, mkdir, rm, stat } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Connection } from '@temporalio/client';
@@ -24,6 +24,8 @@ import { connectStore } from '../store/database.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../store/embedded-postgres.ts';
 import { tryLock } from '../store/exclusive-lock.ts';
 import { migrate } from '../store/migrations.ts';
+import { awaiting } from '../worker/awaiting.ts';
+import { databasePlace } from './connections.ts';
 import { type CommandContext, globalOptions } from './context.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { endProcess, recordProcess } from './processes.ts';
@@ -80,7 +82,7 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
   process.once('SIGTERM', () => terminated.abort());
   const signal = AbortSignal.any([context.signal, terminated.signal]);
 
-  await mkdir(join(state, 'logs'), { recursive: true, mode: 0o711 });
+  await makeStateDirectory(state);
   const lock = await tryLock(state, 'up');
   if (lock === null) {
     throw new CommandError({
@@ -107,7 +109,8 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
 
     const store = connectStore(databaseUrl, { maxConnections: 1, applicationName: 'ciel-up' });
     try {
-      await migrate(store);
+      const place = `the database at ${databasePlace({ url: databaseUrl, source: 'DATABASE_URL' })}`;
+      await awaiting(place, () => migrate(store), { info: say, warn: say }, signal);
       const roleEnv = {
         ...env,
         DATABASE_URL: databaseUrl,
@@ -147,6 +150,38 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
     await parts.stop();
     await lock.release();
     say('ended');
+  }
+}
+
+async function makeStateDirectory(state: string): Promise<void> {
+  try {
+    await makeDirectory(join(state, 'logs'));
+    await access(state, constants.W_OK);
+  } catch (cause) {
+    throw new CommandError(
+      {
+        exitCode: EXIT.failed,
+        reason: 'StateDirectoryUnusable',
+        tried: `made the state directory ${state}`,
+        found: cause instanceof Error ? cause.message : String(cause),
+        remedy: 'name a directory that this user may write to by --state',
+      },
+      { cause },
+    );
+  }
+}
+
+/** With those above it. Node's own recursive mkdir never returns where a file is in the way. */
+async function makeDirectory(path: string): Promise<void> {
+  const make = () => mkdir(path, { mode: 0o711 });
+  try {
+    await make();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return;
+    if (code !== 'ENOENT') throw error;
+    await makeDirectory(dirname(path));
+    await make();
   }
 }
 
@@ -223,6 +258,7 @@ class Parts {
       command: server.command,
       env,
       logFile: this.#logFile('temporal'),
+      tells: false,
       endWithinMs: TEMPORAL_ENDS_WITHIN_MS,
     });
     return {
@@ -244,6 +280,7 @@ class Parts {
         command: [...workerCommand(), '--role', role, '--state', this.#state],
         env,
         logFile: this.#logFile(name),
+        tells: true,
         endWithinMs: ROLE_ENDS_WITHIN_MS,
       }),
     );
@@ -274,6 +311,8 @@ class Parts {
         if (!event.again) this.#say(`${program.name}: started (pid ${event.pid})`);
         else this.#say(`${program.name}: started again (pid ${event.pid})`);
         void this.#write();
+      } else if (event.kind === 'said') {
+        this.#say(`${program.name}: ${event.text}`);
       } else {
         const pause = event.pauseMs === 0 ? 'at once' : `in ${event.pauseMs / 1_000} s`;
         this.#say(`${program.name}: ended (${event.how}); started again ${pause}; its log is ${program.logFile}`);
@@ -337,7 +376,7 @@ async function answering(address: string, signal: AbortSignal): Promise<void> {
   }
 }
 
-/** By the command that a user would type; repeated while no worker answers yet. */
+/** By the command that a user would type; repeated while no worker answers yet. @throws when the file is not valid */
 async function apply(
   config: string,
   state: string,
@@ -352,12 +391,17 @@ async function apply(
     if (exitCode !== EXIT.unreachable) {
       say(all);
       if (exitCode === EXIT.ok) return;
+      if (exitCode !== EXIT.usage) {
+        // What was refused keeps nothing else from running.
+        say(`not all of ${config} was applied; the rest runs. Mend it, then: ciel apply -f ${config} --state ${state}`);
+        return;
+      }
       throw new CommandError({
-        exitCode: EXIT.failed,
-        reason: 'NotApplied',
+        exitCode: EXIT.usage,
+        reason: 'InvalidFile',
         tried: `applied ${config}`,
-        found: `ciel apply ended with ${exitCode}`,
-        remedy: 'mend the file',
+        found: 'it is not valid; nothing was changed',
+        remedy: 'correct what is named above; `ciel apply --check -f FILE` finds all mistakes',
       });
     }
     await sleep(READ_CONFIGURATION_EVERY_MS, undefined, { signal }).catch(() => {});

@@ -5,12 +5,13 @@
 import { readdir } from 'node:fs/promises';
 import { identitiesOf } from '../activities/host-counters.ts';
 import { GuestDiskReader } from '../guest-disk/reader.ts';
-import { available, type Reading, unavailable } from '../model/reading.ts';
+import { available, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
 import type { ContainerIdentity, VmCounters } from '../model/usage.ts';
 import { type DomainDescription, Libvirt } from '../native/libvirt.ts';
 import { findQemu, processCpuNanoseconds, type QemuProcess, readQemu } from '../native/qemu-process.ts';
-import { CommandError, EXIT } from './errors.ts';
+import { CommandError, type CommandProblem, EXIT } from './errors.ts';
 import { printable } from './escape.ts';
+import { remedyFor, type VmPlace, virsh } from './remedies.ts';
 
 export interface FoundVm {
   readonly uuid: string;
@@ -49,11 +50,7 @@ export async function findVm(query: VmQuery): Promise<FoundVm> {
     // Whoever named a URI wants that one; otherwise a QEMU without libvirt is looked for, too.
     const qemu = query.hostUri === null ? await qemuNamed(name) : null;
     if (qemu !== null) return byProcess(qemu, query);
-    const remedy = 'start libvirtd, name its URI by --host-uri, or name the QEMU process by --pid';
-    throw new CommandError(
-      { exitCode: EXIT.unreachable, reason: 'HypervisorUnreachable', tried, found, remedy },
-      { cause: error },
-    );
+    throw new CommandError({ ...unreachable(found), tried, found }, { cause: error });
   }
   try {
     const domain = await libvirt.lookup(name);
@@ -70,6 +67,15 @@ export async function findVm(query: VmQuery): Promise<FoundVm> {
   }
 }
 
+function unreachable(found: string): Pick<CommandProblem, 'exitCode' | 'reason' | 'remedy'> {
+  if (/permission denied|authentication|access denied/i.test(found)) {
+    const remedy = "run it as root, or let this user use libvirt's socket (Debian: the group libvirt)";
+    return { exitCode: EXIT.failed, reason: 'PermissionDenied', remedy };
+  }
+  const remedy = 'start libvirtd, name its URI by --host-uri, or name the QEMU process by --pid';
+  return { exitCode: EXIT.unreachable, reason: 'HypervisorUnreachable', remedy };
+}
+
 async function unknownVm(libvirt: Libvirt, tried: string): Promise<CommandError> {
   const names = (await libvirt.allStats()).map((vm) => printable(vm.name)).sort();
   const found = names.length === 0 ? 'libvirt has no VM there' : `no such VM; there are: ${names.join(', ')}`;
@@ -77,14 +83,19 @@ async function unknownVm(libvirt: Libvirt, tried: string): Promise<CommandError>
   return new CommandError({ exitCode: EXIT.notFound, reason: 'UnknownVm', tried, found, remedy });
 }
 
-/** States in which there is nothing to read, and what to do. A paused guest's memory would only tell how it was. */
-const UNREADABLE: Partial<Record<VmCounters['state'], { reason: string; remedy: string }>> = {
-  shutoff: { reason: 'GuestOff', remedy: 'start it: virsh start VM' },
-  shutdown: { reason: 'GuestOff', remedy: 'it is shutting down; start it again: virsh start VM' },
-  crashed: { reason: 'GuestOff', remedy: 'it has crashed; start it again: virsh start VM' },
-  paused: { reason: 'GuestPaused', remedy: 'resume it: virsh resume VM' },
-  suspended: { reason: 'GuestPaused', remedy: 'wake it: virsh dompmwakeup VM' },
+/** States in which there is nothing to read. A paused guest's memory would only tell how it was. */
+const UNREADABLE: Partial<Record<VmCounters['state'], UnavailableReason>> = {
+  shutoff: 'GuestOff',
+  shutdown: 'GuestOff',
+  crashed: 'GuestOff',
+  paused: 'GuestPaused',
+  suspended: 'GuestPaused',
 };
+
+function remedyOf(reason: UnavailableReason, state: VmCounters['state'], vm: VmPlace): string | null {
+  if (state === 'suspended') return `it sleeps; wake it: ${virsh(vm, 'dompmwakeup')}`;
+  return remedyFor(reason, vm);
+}
 
 async function byLibvirt(
   libvirt: Libvirt,
@@ -92,10 +103,12 @@ async function byLibvirt(
   tried: string,
   { disk }: VmQuery,
 ): Promise<FoundVm> {
-  const fail = (reason: string, found: string, remedy: string) =>
+  const fail = (reason: string, found: string, remedy: string | null) =>
     new CommandError({ exitCode: EXIT.failed, reason, tried, found, remedy });
   const unreadable = UNREADABLE[state];
-  if (unreadable !== undefined) throw fail(unreadable.reason, `it is ${state}`, unreadable.remedy);
+  if (unreadable !== undefined) {
+    throw fail(unreadable, `it is ${state}`, remedyOf(unreadable, state, { name, libvirtUri: libvirt.uri }));
+  }
   const qemu = await findQemu(uuid);
   if (qemu === null) {
     const remedy = 'run this on the machine where the VM runs, and see its processes (in a container: --pid=host)';

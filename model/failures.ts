@@ -17,6 +17,7 @@ export const RETRYABLE_FAILURES = [
 export const FINAL_FAILURES = [
   'TemplateMissing',
   'TemplateBroken',
+  'GuestEnded', // the new VM switched itself off, or was ended, before its guest was ready
   'ImageMissing',
   'ContainerExited',
   'HostFull',

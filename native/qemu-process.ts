@@ -119,9 +119,12 @@ export async function processAgeMs(process: { readonly startTime: bigint }): Pro
 /** The QEMU at a pid, or null when no QEMU is there. */
 export async function readQemu(pid: number): Promise<QemuProcess | null> {
   const startTime = await readStartTime(pid);
-  const executable = await readlink(`/proc/${pid}/exe`).catch(() => '');
-  if (startTime === null || !/^(qemu-system-x86_64|qemu-kvm|kvm)/.test(basename(executable))) return null;
   const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  // Whose executable we may not see, we may not read either; what it calls itself is enough to say so.
+  const executable = await readlink(`/proc/${pid}/exe`).catch((error: NodeJS.ErrnoException) =>
+    error.code === 'EACCES' ? (commandLine.split('\0')[0] ?? '') : '',
+  );
+  if (startTime === null || !/^(qemu-system-x86_64|qemu-kvm|kvm)/.test(basename(executable))) return null;
   // Read again: between the first read and now the pid may have gone to another process.
   if ((await readStartTime(pid)) !== startTime) return null;
   return { pid, startTime, ...parseQemuCommandLine(commandLine.split('\0')) };

@@ -1,4 +1,5 @@
 /** Waiting for what a worker needs and does not have yet: tried again until it is there, saying what is awaited. */
+import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 
@@ -6,11 +7,14 @@ const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 2_000;
 const SAY_AGAIN_MS = 30_000;
 
+/** "said": what is awaited, and that it is there, as it is logged; for whoever supervises this process. */
+export const awaited = new EventEmitter<{ said: [text: string] }>();
+
 /** @param what for people: "Temporal at 127.0.0.1:7233" @throws only when the signal aborts */
 export async function awaiting<T>(
   what: string,
   attempt: () => Promise<T>,
-  log: Logger,
+  log: Pick<Logger, 'info' | 'warn'>,
   signal: AbortSignal,
 ): Promise<T> {
   let pauseMs = FIRST_PAUSE_MS;
@@ -20,13 +24,17 @@ export async function awaiting<T>(
     signal.throwIfAborted();
     try {
       const result = await attempt();
-      if (said !== '') log.info(`${what}: there`);
+      if (said !== '') {
+        log.info(`${what}: there`);
+        awaited.emit('said', `${what}: there`);
+      }
       return result;
     } catch (error) {
       signal.throwIfAborted();
       const message = error instanceof Error ? error.message || String(Reflect.get(error, 'code')) : String(error);
       if (said !== message || performance.now() - saidAtMs > SAY_AGAIN_MS) {
         log.warn(`awaits ${what}: ${message}`);
+        awaited.emit('said', `awaits ${what}: ${message}`);
         said = message;
         saidAtMs = performance.now();
       }

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, open, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -42,6 +42,21 @@ describe('cloneDisk', () => {
     execFileSync('cmp', ['-n', String(4 << 20), source, join(directory, 'clone.img')]);
     execFileSync('cmp', ['-i', String(3 * GIBIBYTE), '-n', String(4 << 20), source, join(directory, 'clone.img')]);
     expect(await files()).toEqual(['clone.img', 'template.img']);
+  });
+
+  it('refuses a disk that was cut off, before it copies anything', async () => {
+    execFileSync('mkfs.ext4', ['-q', '-F', source]);
+    await cloneDisk(request());
+    await removeDisk(join(directory, 'clone.img'));
+    for (const [bytes, found] of [
+      [GIBIBYTE, /1073741824 bytes\): an ext4 superblock that cannot be.* cut off/],
+      [0, /it is empty/],
+    ] as const) {
+      await truncate(source, bytes);
+      await expect(cloneDisk(request())).rejects.toThrow(found);
+      await expect(cloneDisk(request())).rejects.toMatchObject({ failure: 'TemplateBroken' });
+      expect(await files()).toEqual(['template.img']);
+    }
   });
 
   it('finds the clone of an earlier attempt and leaves it as it is', async () => {

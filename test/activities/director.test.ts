@@ -65,6 +65,15 @@ describe('convergeVirtualServer', () => {
     expect(rows.servers.size).toBe(0);
   });
 
+  it('forgets what never came into LVS without asking a director that cannot be reached', async () => {
+    const away = { where: 'VM "away"', run: () => Promise.reject(new Error('asked all the same')) };
+    const rows = new RowsInMemory(virtualServer());
+    await expect(convergeVirtualServer(new Ipvsadm(away), rows, 'mosaic')).rejects.toThrow('asked all the same');
+    rows.unwant('mosaic');
+    await convergeVirtualServer(new Ipvsadm(away), rows, 'mosaic');
+    expect(rows.servers.size).toBe(0);
+  });
+
   it('leaves an address that was there, or that another virtual server uses', async () => {
     for (const prepare of [
       (director: FakeDirector) => director.addresses.set('10.0.0.10/32', 'eth0'),

@@ -245,6 +245,31 @@ describe('a VM whose containers cannot be read', () => {
   });
 });
 
+describe('a VM that stands still', () => {
+  it('has no figures of its containers while it is paused, with the reason, and has them again afterwards', async () => {
+    await seconds(20);
+    shop.state = 'paused';
+    await seconds(6);
+    await watching.settled();
+    const [vm] = await listVms(test.store);
+    expect(vm).toMatchObject({ state: 'paused', unreadable: 'GuestPaused: it is paused' });
+    for (const container of await listContainers(test.store)) {
+      expect(container).toMatchObject({ cpuCores: null, memoryBytes: null, unavailable: vm?.unreadable });
+    }
+    expect(await listContainers(test.store)).toHaveLength(3);
+    shop.state = 'shutoff';
+    await seconds(6);
+    await watching.settled();
+    expect((await listVms(test.store))[0]?.unreadable).toBe('GuestOff: it is shutoff');
+    expect(await listContainers(test.store)).toEqual([]);
+    shop.state = 'running';
+    await seconds(12);
+    await watching.settled();
+    expect((await listVms(test.store))[0]?.unreadable).toBeNull();
+    expect(await listContainers(test.store)).toHaveLength(3);
+  });
+});
+
 describe('what watching costs a quiet VM', () => {
   it('is one look into its memory in five seconds, and one at its disk', async () => {
     await seconds(60);
