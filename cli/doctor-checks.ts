@@ -83,7 +83,7 @@ async function temporal({ context, globals }: Surroundings): Promise<readonly Fi
 async function database({ context, globals }: Surroundings): Promise<readonly Finding[]> {
   try {
     const { hosts, services } = await readConfiguration(await context.openStore(globals));
-    return ok(`answers; ${hosts.length} hosts and ${services.length} services are applied`);
+    return ok(`answers; applied: hosts ${hosts.length}, services ${services.length}`);
   } catch (error) {
     return connectionFinding(error);
   }

@@ -35,6 +35,9 @@ export function percent(share: number): string {
 export function cores(value: number): string {
   return `${value.toFixed(2)} cores`;
 }
+export function virtualCpus(count: number): string {
+  return count === 1 ? '1 vCPU' : `${count} vCPUs`;
+}
 export function mebibytes(bytes: number): string {
   return `${Math.round(bytes / 2 ** 20)} MiB`;
 }

@@ -3,7 +3,7 @@
  * holds the rows of the hosts locked, so that what is free here is free still when the reservation is written.
  */
 import type { VmSize } from '../model/decision.ts';
-import { figure, mebibytes } from './figures.ts';
+import { figure, mebibytes, virtualCpus } from './figures.ts';
 
 export interface HostCapacity {
   readonly host: string;
@@ -42,7 +42,7 @@ export function placeVm(
   return {
     act: false,
     reason: 'HostFull',
-    explanation: `no host has room for ${size.vcpus} vCPUs and ${mebibytes(size.memoryBytes)} (${each.join('; ') || 'no hosts'}): free some, or raise a host's capacity in ciel.yaml`,
+    explanation: `no host has room for ${virtualCpus(size.vcpus)} and ${mebibytes(size.memoryBytes)} (${each.join('; ') || 'no hosts'}): free some, or raise a host's capacity in ciel.yaml`,
   };
 }
 

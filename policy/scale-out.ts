@@ -4,7 +4,7 @@
  */
 import type { DecisionInput, Refusal, RefusalReason, ScaleOut } from '../model/decision.ts';
 import { cooldownEnd } from './cooldown.ts';
-import { instant, isoInstant, mebibytes } from './figures.ts';
+import { instant, isoInstant, mebibytes, virtualCpus } from './figures.ts';
 import { sizeFor } from './size.ts';
 
 const ASK_AGAIN_MS = 30_000;
@@ -47,6 +47,6 @@ export function scaleOut(input: Extract<DecisionInput, { kind: 'scaleOut' }>): S
   return {
     act: true,
     size,
-    explanation: `${spec.name}: ${cause}; one replica more, of ${size.vcpus} vCPUs and ${mebibytes(size.memoryBytes)}`,
+    explanation: `${spec.name}: ${cause}; one replica more, of ${virtualCpus(size.vcpus)} and ${mebibytes(size.memoryBytes)}`,
   };
 }

@@ -107,8 +107,11 @@ export function watchingDirector(director: string) {
  * Rows beside Temporal's history, for `ciel status`. As local activities they cost one event each and no workflow task;
  * and when the store is away, an operation does not wait for them: its history knows the steps anyway.
  */
-export const recording = proxyLocalActivities<ControlActivities>({
-  startToCloseTimeout: '1 s',
-  scheduleToCloseTimeout: '1 s',
-  retry: { maximumAttempts: 1 },
-});
+export function recording(summary: string) {
+  return proxyLocalActivities<ControlActivities>({
+    startToCloseTimeout: '1 s',
+    scheduleToCloseTimeout: '1 s',
+    retry: { maximumAttempts: 1 },
+    summary,
+  });
+}

@@ -215,7 +215,7 @@ export class Operation {
     this.#show();
     try {
       await CancellationScope.nonCancellable(() =>
-        recording.recordStep({ operation: this.ref, step: step.name, state, message }),
+        recording(`${step.name}: ${state}`).recordStep({ operation: this.ref, step: step.name, state, message }),
       );
     } catch {
       // The store is away, or this worker has no such activity.
@@ -243,24 +243,14 @@ export class Operation {
   }
 
   #show(): void {
-    const rows = this.#steps.map(
+    const steps = this.#steps.map(
       ({ name, state, startedAt, endedAt, message }) =>
-        `| ${name} | ${state} | ${clock(startedAt)} | ${seconds(startedAt, endedAt)} | ${cell(message)} |`,
+        `- **${name}** ${state}, ${clock(startedAt)}${seconds(startedAt, endedAt)}${message === '' ? '' : `: ${line(message)}`}`,
     );
     const stuck =
-      this.#stuck === null ? [] : ['', `**Stuck:** ${cell(this.#stuck)}`, '', 'Send the update `retry` or `skip`.'];
-    setCurrentDetails(
-      [
-        `### ${cell(this.#title)}`,
-        '',
-        `Phase: **${this.#phase}**`,
-        '',
-        '| step | state | began | took | |',
-        '|---|---|---|---|---|',
-        ...rows,
-        ...stuck,
-      ].join('\n'),
-    );
+      this.#stuck === null ? [] : ['', `**Stuck:** ${line(this.#stuck)}`, '', 'Send the update `retry` or `skip`.'];
+    // A list: the UI sets a table's columns without a space between them.
+    setCurrentDetails([`### ${line(this.#title)}`, '', `Phase: **${this.#phase}**`, '', ...steps, ...stuck].join('\n'));
   }
 }
 
@@ -271,9 +261,9 @@ function clock(iso: string): string {
   return iso.slice(11, 19);
 }
 function seconds(from: string, to: string | null): string {
-  return to === null ? '' : `${((Date.parse(to) - Date.parse(from)) / 1000).toFixed(1)} s`;
+  return to === null ? '' : `, took ${((Date.parse(to) - Date.parse(from)) / 1000).toFixed(1)} s`;
 }
-/** Fit for one cell of a Markdown table. */
-function cell(text: string): string {
-  return text.replace(/[\r\n|]+/g, ' ').slice(0, 300);
+/** Fit for one line of Markdown. */
+function line(text: string): string {
+  return text.replace(/[\r\n]+/g, ' ').slice(0, 300);
 }

@@ -204,9 +204,7 @@ export function serviceDetails(service: string, state: ServiceState): string {
     '',
     `${spec.virtual.address}:${spec.virtual.port}, ${state.replicas.length} replicas (${spec.min} to ${spec.max}), in flight: ${state.operation?.operationId ?? 'nothing'}`,
     '',
-    '| VM | address | kind | state |',
-    '|---|---|---|---|',
-    ...state.replicas.map(({ vmName, address, kind, state: of }) => `| ${vmName} | ${address} | ${kind} | ${of} |`),
+    ...state.replicas.map(({ vmName, address, kind, state: of }) => `- **${vmName}** ${address}, ${kind}, ${of}`),
     '',
     ...state.recent.map(({ at, message }) => `- ${at} ${message.replace(/[\r\n]+/g, ' ')}`),
   ].join('\n');

@@ -90,7 +90,7 @@ describe('scale-out', () => {
     });
     expect(outcome).toMatchObject({ retryAt: '2026-01-01T01:00:20.000Z' });
     expect(decideOutcome<'scaleOut'>(pressed).explanation).toBe(
-      'mosaic: VM shop-1 is hot and container "mosaic" uses 94 % of what the containers use; one replica more, of 1 vCPUs and 256 MiB',
+      'mosaic: VM shop-1 is hot and container "mosaic" uses 94 % of what the containers use; one replica more, of 1 vCPU and 256 MiB',
     );
   });
 });

@@ -75,7 +75,7 @@ describe.concurrent('a scale-out', () => {
     const service = await ServiceUnderTest.applied(environment, 'story');
     const { operationId } = await service.scaled('out');
     const description = await service.operation(operationId).describe();
-    expect(await description.staticSummary()).toMatch(/story: asked for by an operator; one replica more, of 1 vCPUs/);
+    expect(await description.staticSummary()).toMatch(/story: asked for by an operator; one replica more, of 1 vCPU/);
     const attributes = Object.fromEntries(
       description.typedSearchAttributes.getAll().map(({ key, value }) => [key.name, value]),
     );
@@ -89,7 +89,7 @@ describe.concurrent('a scale-out', () => {
     const metadata: { currentDetails: string } = await service
       .operation(operationId)
       .query('__temporal_workflow_metadata');
-    expect(metadata.currentDetails).toMatch(/\| prepare guest \| done \| \d\d:\d\d:\d\d \| \d+\.\d s \|/);
+    expect(metadata.currentDetails).toMatch(/- \*\*prepare guest\*\* done, \d\d:\d\d:\d\d, took \d+\.\d s/);
   });
 
   const AFTER = [
