@@ -16,6 +16,7 @@ export const REFUSAL_REASONS = [
   'AtMin',
   'Paused',
   'CoolingDown',
+  'FailedBefore',
   'OperationInFlight',
   'Deleting',
   'TooSmall', // the size bounds do not allow a VM that could hold one replica
@@ -90,6 +91,15 @@ export interface ServiceState {
   /** Wall clock, ISO 8601; null: none yet. */
   readonly lastScaleOutAt: string | null;
   readonly lastScaleInAt: string | null;
+  /** Scale-outs that failed since the last one that served, or since the specification changed; null: none. */
+  readonly failedScaleOuts: FailedScaleOuts | null;
+}
+
+export interface FailedScaleOuts {
+  readonly count: number;
+  /** Of the last one: wall clock, ISO 8601, and what became of it. */
+  readonly at: string;
+  readonly message: string;
 }
 
 /** Means of the last ten minutes for one replica, as the store's rollups give them; null figures: missing data. */

@@ -3,7 +3,7 @@
  * then the cooldown (for pressure only), then the size.
  */
 import type { DecisionInput, Refusal, RefusalReason, ScaleOut } from '../model/decision.ts';
-import { cooldownEnd } from './cooldown.ts';
+import { backoffEnd, cooldownEnd } from './cooldown.ts';
 import { instant, isoInstant, mebibytes, virtualCpus } from './figures.ts';
 import { sizeFor } from './size.ts';
 
@@ -31,6 +31,13 @@ export function scaleOut(input: Extract<DecisionInput, { kind: 'scaleOut' }>): S
   if (trigger.kind !== 'operator') {
     const end = cooldownEnd('out', spec, state, now);
     if (end !== null) return refuse('CoolingDown', `the last scale-out was at ${state.lastScaleOutAt}`, end);
+    const failed = state.failedScaleOuts;
+    const again = failed === null ? null : backoffEnd(failed, now);
+    if (failed !== null && again !== null) {
+      const times = failed.count === 1 ? 'the last scale-out' : `the last ${failed.count} scale-outs`;
+      const remedy = `mend it and apply, or ciel scale ${spec.name} out`;
+      return refuse('FailedBefore', `${times} failed (${failed.message}); next try at ${again}: ${remedy}`, again);
+    }
   }
   const result = sizeFor({
     spec,

@@ -3,7 +3,7 @@
  * need no activity. service.ts does the rest.
  */
 import type { Reservation } from '../model/activities.ts';
-import type { ServiceState as PolicyState } from '../model/decision.ts';
+import type { FailedScaleOuts, ServiceState as PolicyState } from '../model/decision.ts';
 import type { Replica } from '../model/replica.ts';
 import type { ServiceSpec } from '../model/spec.ts';
 import type { OperationReport, ScaleRequest, ServiceDescription } from './messages.ts';
@@ -37,6 +37,8 @@ export interface ServiceState {
   requests: { requestId: string; operationId: string }[];
   lastScaleOutAt: string | null;
   lastScaleInAt: string | null;
+  /** Missing in what an older version carried. */
+  failedScaleOuts?: FailedScaleOuts | null;
   /** Replicas of an earlier generation, which `--replace` rolls over one by one. */
   rollOver: { readonly replicaId: string; made: boolean; removed: boolean }[];
   /** What the service began by itself was refused or failed: it is not begun again until an operator changes something. */
@@ -90,9 +92,16 @@ export function applyReport(state: ServiceState, report: OperationReport, at: st
   advanceRollOver(state, report);
   state.stalled = outcome !== 'completed';
   if (kind === 'scaleOut' && replicas.some(({ state: of }) => of === 'serving')) state.lastScaleOutAt = at;
+  if (kind === 'scaleOut') noteFailure(state, report, at);
   if (kind === 'scaleIn' && gone.length > 0) state.lastScaleInAt = at;
   state.operation = null;
   note(state, at, `${report.operationId} ${outcome}: ${message}`);
+}
+
+/** A VM that came to serve has shown that it can be done; any other end of a scale-out counts. */
+function noteFailure(state: ServiceState, { outcome, replicas, message }: OperationReport, at: string): void {
+  if (outcome === 'completed' || replicas.some(({ state: of }) => of === 'serving')) state.failedScaleOuts = null;
+  else state.failedScaleOuts = { count: (state.failedScaleOuts?.count ?? 0) + 1, at, message };
 }
 
 function advanceRollOver(state: ServiceState, { kind, outcome, gone }: OperationReport): void {
@@ -110,6 +119,7 @@ export function policyState(state: ServiceState): PolicyState {
     replicas: state.replicas,
     lastScaleOutAt: state.lastScaleOutAt,
     lastScaleInAt: state.lastScaleInAt,
+    failedScaleOuts: state.failedScaleOuts ?? null,
   };
 }
 

@@ -203,6 +203,7 @@ class Service {
       ...state.replicas.filter(({ kind }) => kind === 'made'),
     ];
     state.stalled = false;
+    state.failedScaleOuts = null;
     if (replacing.length > 0) {
       state.rollOver = removable(state).map(({ replicaId }) => ({ replicaId, made: false, removed: false }));
     }
@@ -237,6 +238,7 @@ class Service {
   #resume(): void {
     this.state.paused = null;
     this.state.stalled = false;
+    this.state.failedScaleOuts = null;
     this.#note('resumed');
   }
 

@@ -252,6 +252,7 @@ describe('what the store tells', () => {
           replicas: [replica],
           lastScaleOutAt: null,
           lastScaleInAt: null,
+          failedScaleOuts: null,
         },
         trigger: { kind: 'operator', requestId: 'r7' },
         templateBaseMemoryBytes: 90 * MIB,

@@ -34,6 +34,7 @@ function state(changes: Partial<ServiceState> = {}): ServiceState {
     replicas: [adopted],
     lastScaleOutAt: null,
     lastScaleInAt: null,
+    failedScaleOuts: null,
     ...changes,
   };
 }
@@ -72,6 +73,29 @@ describe('scale-out', () => {
       'AtMax',
     ],
     ['not within the cooldown', { state: state({ lastScaleOutAt: '2026-01-01T00:59:50.000Z' }) }, 'CoolingDown'],
+    [
+      'not soon after one that failed',
+      { state: state({ failedScaleOuts: { count: 1, at: '2026-01-01T00:59:30.000Z', message: 'no image' } }) },
+      'FailedBefore',
+    ],
+    [
+      'a while after one that failed',
+      { state: state({ failedScaleOuts: { count: 1, at: '2026-01-01T00:58:59.000Z', message: 'no image' } }) },
+      'act',
+    ],
+    [
+      'later the more often it failed',
+      { state: state({ failedScaleOuts: { count: 4, at: '2026-01-01T00:53:00.000Z', message: 'no image' } }) },
+      'FailedBefore',
+    ],
+    [
+      'but an operator may try',
+      {
+        state: state({ failedScaleOuts: { count: 9, at: '2026-01-01T00:59:59.000Z', message: 'no image' } }),
+        trigger: { kind: 'operator', requestId: 'r' },
+      },
+      'act',
+    ],
     ['after the cooldown', { state: state({ lastScaleOutAt: '2026-01-01T00:59:30.000Z' }) }, 'act'],
     [
       'an operator waits for no cooldown',

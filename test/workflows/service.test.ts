@@ -232,6 +232,22 @@ describe.concurrent('pressure', () => {
     expect(service.world.vms.size).toBe(1);
   });
 
+  it('waits after a scale-out that failed, until an operator applies something', async () => {
+    const service = await ServiceUnderTest.applied(environment, 'unlucky');
+    const offer = (id: string) => service.handle.executeUpdate(pressureUpdate, { args: [pressureOn('unlucky', id)] });
+    service.world.once('installImage', () => {
+      throw new CielFailure('ImageMissing', 'there is no image unlucky:1');
+    });
+    expect(await offer('first')).toMatchObject({ accepted: true });
+    expect(await service.result('scale-out/unlucky/1')).toMatchObject({ outcome: 'undone' });
+    const refused = await offer('second');
+    expect(refused).toMatchObject({ accepted: false, reason: 'FailedBefore' });
+    expect(refused).toMatchObject({ explanation: expect.stringContaining('there is no image unlucky:1') });
+    await service.apply({ max: 5 });
+    expect(await offer('third')).toMatchObject({ accepted: true });
+    await service.result('scale-out/unlucky/2');
+  });
+
   it('makes no replica beyond max (invariant 1)', async () => {
     const service = await ServiceUnderTest.applied(environment, 'full', { max: 1 });
     const answer = await service.handle.executeUpdate(pressureUpdate, { args: [pressureOn('full', 'only')] });
