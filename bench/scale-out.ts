@@ -79,7 +79,9 @@ async function scaleOut(lab: Lab, ciel: Ciel): Promise<Run> {
       return found?.state === 'completed' ? found : undefined;
     });
     const decisions = (await ciel.json<Explanation>('explain', 'mosaic', '--last', '5')).decisions;
-    const decision = decisions.find(({ kind, at }) => kind === 'scaleOut' && new Date(at).getTime() >= loadAt);
+    const decision = decisions.find(
+      ({ kind, at, outcome }) => kind === 'scaleOut' && outcome.act && new Date(at).getTime() >= loadAt,
+    );
     if (decision === undefined) throw new Error('the decision of this run is not recorded');
     const decidedAt = new Date(decision.at).getTime();
     return {
