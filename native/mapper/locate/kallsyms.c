@@ -127,17 +127,20 @@ static uint32_t hash_name(const char *name, size_t length)
 }
 
 /*
- * Static functions and variables may share a name. Views ask for data and for global text, so lower-case t and w do not
- * count; of several others the first one wins.
+ * Static functions and variables may share a name, and views ask for data and for global text. A letter t or w is a static
+ * function as a rule, but 7.x marks its data so, too: such a symbol counts as long as no other one is found. Of several
+ * others the first one wins.
  */
+enum { NOT_FOUND, FOUND_STATIC, FOUND };
+
 static void note_symbol(struct wishes *wishes, char type, const char *name, size_t length, uint32_t index)
 {
-	if (type == 't' || type == 'w')
-		return;
+	uint8_t kind = type == 't' || type == 'w' ? FOUND_STATIC : FOUND;
+
 	for (int32_t i = wishes->heads[hash_name(name, length)]; i >= 0; i = wishes->next[i]) {
 		struct ciel_symbol *symbol = &wishes->symbols[i];
-		if (!symbol->found && strlen(symbol->name) == length && memcmp(symbol->name, name, length) == 0) {
-			symbol->found = 1;
+		if (symbol->found < kind && strlen(symbol->name) == length && memcmp(symbol->name, name, length) == 0) {
+			symbol->found = kind;
 			symbol->index = index;
 		}
 	}

@@ -55,16 +55,23 @@ static int list_cpus(struct view_kernel *out)
 	return count ? 0 : CIEL_VIEW_CHANGED;
 }
 
+static int is_compacted(void)
+{
+	return field_exists(struct memcg_vmstats, state) &&
+	       field_size(struct memcg_vmstats, state) / 8 < guest_enum(memcg_stat_item, MEMCG_NR_STAT);
+}
+
 /*
  * Newer kernels keep only the items that memory cgroups use, and a table says where. Its entries were signed bytes of
- * position + 1 with 0 for a missing one, and are now positions with 0xff for a missing one: any 0xff tells.
+ * position + 1 with 0 for a missing one, and are now positions with 0xff for a missing one: any 0xff tells. Without the
+ * table nothing can be read.
  */
 static int find_item(u64 item, u64 *position)
 {
 	u8 GUEST *table;
 	u64 entry, items, is_from_zero = 0;
 
-	if (!symbol_exists(mem_cgroup_stats_index)) {
+	if (!symbol_exists(mem_cgroup_stats_index) && !is_compacted()) {
 		*position = item;
 		return 0;
 	}
