@@ -84,7 +84,7 @@ export function cgroupFile(guest: KernelGuest, controller: Controller, cgroupPat
   return `/sys/fs/cgroup${hierarchy}${cgroupPath}/${file}`;
 }
 
-/** The hierarchies that a container is put into. */
+/** The hierarchies that a container is put into, of those that the guest's kernel has. */
 function roots(cgroups: CgroupSetup): string[] {
   if (cgroups === 'v2') return ['/sys/fs/cgroup'];
   const hierarchies = Object.values(V1_HIERARCHIES).map((name) => `/sys/fs/cgroup/${name}`);
@@ -95,16 +95,17 @@ export async function startContainers(
   guest: KernelGuest,
   containers: readonly MatrixContainer[] = CONTAINERS,
 ): Promise<void> {
-  await guest.run(containers.map((container) => startScript(guest.cgroups, container)).join('\n'));
+  await guest.run(['set -e', ...containers.map((container) => startScript(guest.cgroups, container))].join('\n'));
 }
 
 /** Ends a container's processes and removes its cgroups, and those below. */
 export async function removeContainer(guest: KernelGuest, container: MatrixContainer): Promise<void> {
-  const directories = roots(guest.cgroups).map((root) => `${root}${container.cgroupPath}`);
   await guest.run(`
-    for pid in $(find ${directories.join(' ')} -name cgroup.procs -exec cat {} +); do kill -9 $pid; done
-    for directory in ${directories.join(' ')}; do
+    for root in ${roots(guest.cgroups).join(' ')}; do
+      directory=$root${container.cgroupPath}
+      [ -e $directory ] || continue
       for attempt in 1 2 3 4 5 6 7 8 9 10; do
+        for pid in $(find $directory -name cgroup.procs -exec cat {} +); do kill -9 $pid; done
         find $directory -depth -type d -exec rmdir {} + 2>/dev/null
         [ -e $directory ] || break
         sleep 0.1
@@ -115,20 +116,28 @@ export async function removeContainer(guest: KernelGuest, container: MatrixConta
 
 function startScript(cgroups: CgroupSetup, container: MatrixContainer): string {
   const path = `${container.cgroupPath}${container.processPath ?? ''}`;
-  const directories = roots(cgroups).map((root) => `${root}${path}`);
-  const lines = ['set -e', `mkdir -p ${directories.join(' ')}`];
-  if (cgroups === 'v2')
-    for (const parent of ancestors(path))
-      lines.push(`echo '+cpu +memory +io +pids' > /sys/fs/cgroup${parent}/cgroup.subtree_control`);
-  if (container.memoryLimitMiB !== undefined) {
-    const file = cgroups === 'v2' ? 'memory.max' : 'memory.limit_in_bytes';
-    const directory = cgroups === 'v2' ? '/sys/fs/cgroup' : '/sys/fs/cgroup/memory';
-    lines.push(`echo ${container.memoryLimitMiB}M > ${directory}${container.cgroupPath}/${file}`);
-  }
-  const join = directories.map((directory) => `echo 0 > ${directory}/cgroup.procs`);
-  lines.push(`(${join.join('; ')}; exec /load ${container.load}) >/dev/null 2>&1 </dev/null &`);
-  return lines.join('\n');
+  const limits =
+    container.memoryLimitMiB === undefined
+      ? []
+      : [
+          `/sys/fs/cgroup${container.cgroupPath}/memory.max`,
+          `/sys/fs/cgroup/memory${container.cgroupPath}/memory.limit_in_bytes`,
+        ];
+  return `
+    directories=
+    for root in ${roots(cgroups).join(' ')}; do
+      [ -d $root ] || continue
+      mkdir -p $root${path}
+      directories="$directories $root${path}"
+    done
+    ${cgroups === 'v2' ? ancestors(path).map(delegate).join('\n') : ''}
+    for file in ${limits.join(' ')}; do [ ! -e $file ] || echo ${container.memoryLimitMiB}M > $file; done
+    (for directory in $directories; do echo 0 > $directory/cgroup.procs; done
+     exec /load ${container.load}) >/dev/null 2>&1 </dev/null &`;
 }
+
+const delegate = (parent: string): string =>
+  `echo '+cpu +memory +io +pids' > /sys/fs/cgroup${parent}/cgroup.subtree_control`;
 
 /** '', '/a', '/a/b' of '/a/b/c'. */
 function ancestors(path: string): string[] {

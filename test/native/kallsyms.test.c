@@ -25,6 +25,7 @@ static const struct sample_symbol samples[] = {
 	{ 't', "jiffies_64", IMAGE + 0x3000 }, /* a static function of the same name: not what is asked for */
 	{ 'D', "jiffies_64", IMAGE + 0x4000 },
 	{ 'r', "__start_BTF", IMAGE + 0x5000 },
+	{ 't', "static_data", IMAGE + 0x6000 }, /* as 7.x marks it */
 	{ 'B', "_end", IMAGE + 0x200000 },
 };
 enum { SAMPLES = sizeof(samples) / sizeof(samples[0]) };
@@ -115,10 +116,10 @@ static enum ciel_status find(const struct ciel_kallsyms_tables *where, struct ci
 static void expect_found(const struct ciel_kallsyms_tables *where, int has_percpu)
 {
 	struct ciel_symbol symbols[] = { { .name = "jiffies_64" }, { .name = "__start_BTF" }, { .name = "absent" },
-					 { .name = "fixed_percpu_data" }, { .name = "_end" } };
+					 { .name = "fixed_percpu_data" }, { .name = "_end" }, { .name = "static_data" } };
 	struct ciel_error error = { 0 };
 
-	if (find(where, symbols, 5, &error)) {
+	if (find(where, symbols, 6, &error)) {
 		fprintf(stderr, "%s\n", error.message);
 		CHECK(0);
 	}
@@ -126,6 +127,7 @@ static void expect_found(const struct ciel_kallsyms_tables *where, int has_percp
 	CHECK_EQUAL(symbols[0].address, IMAGE + 0x4000);
 	CHECK_EQUAL(symbols[1].address, IMAGE + 0x5000);
 	CHECK_EQUAL(symbols[4].address, IMAGE + 0x200000);
+	CHECK_EQUAL(symbols[5].address, IMAGE + 0x6000);
 	if (has_percpu)
 		CHECK_EQUAL(symbols[3].address, 0);
 }

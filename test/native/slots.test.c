@@ -107,6 +107,9 @@ static uint32_t make_kernel(uint8_t *out)
 	uint32_t counts = array(named, 3, u64_), big = array(u8_, 16, u64_), flexible = array(u64_, 0, u64_);
 	uint32_t stat = type("stat", BTF_KIND_STRUCT, 1, 0, 8);
 	member("usage", u64_, 0);
+	uint32_t row = array(u16_, 3, u64_), rows = array(row, 2, u64_);
+	type("table", BTF_KIND_STRUCT, 1, 0, 16);
+	member("rows", rows, 32);
 	uint32_t stats = array(stat, 2, u64_), pointer = type(NULL, BTF_KIND_PTR, 0, 0, stat);
 	uint32_t inner_union = type(NULL, BTF_KIND_UNION, 2, 0, 2);
 	member("deep", u8_, 0);
@@ -172,6 +175,10 @@ static const struct {
 	{ CIEL_SLOT_FIELD_OFFSET, "cgroup", "absent", 0, 0, 0, 0 },
 	{ CIEL_SLOT_FIELD_OFFSET, "absent", "first", 0, 0, 0, 0 },
 	{ CIEL_SLOT_FIELD_OFFSET, "alias_t", "only", 1, 0, 4, 1 },
+	{ CIEL_SLOT_FIELD_OFFSET, "table", "rows[0]", 1, 4, 2, 0 },
+	{ CIEL_SLOT_FIELD_OFFSET, "table", "rows[5]", 1, 14, 2, 0 },
+	{ CIEL_SLOT_FIELD_OFFSET, "table", "rows[6]", 0, 0, 0, 0 },
+	{ CIEL_SLOT_ELEMENT_SIZE, "table", "rows", 1, 2, 0, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "cgroup", "stats[0].usage", 1, 1, 0, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "cgroup", "bits", 1, 1, 0, 0 },
 	{ CIEL_SLOT_FIELD_EXISTS, "cgroup", "absent", 1, 0, 0, 0 },

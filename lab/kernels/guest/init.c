@@ -120,11 +120,16 @@ static void say(const char *format, ...)
 	fflush(stdout);
 }
 
+/* Without it no directory either: newer kernels have not all controllers of version 1. */
 static void mount_at(const char *type, const char *where, const char *options)
 {
-	mkdir(where, 0755);
-	if (mount(type, where, type, 0, options) < 0)
-		say("init: mounting %s (%s) on %s: %s", type, options ? options : "", where, strerror(errno));
+	int is_new = mkdir(where, 0755) == 0;
+
+	if (mount(type, where, type, 0, options) == 0)
+		return;
+	say("init: mounting %s (%s) on %s: %s", type, options ? options : "", where, strerror(errno));
+	if (is_new)
+		rmdir(where);
 }
 
 static void load_modules(void)

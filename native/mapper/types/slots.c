@@ -195,23 +195,48 @@ static int find_member(struct resolver *resolver, const struct btf_type *record,
 	return 0;
 }
 
+/*
+ * What an array is made of, and how many. int x[2][7] is 14 integers: older kernels' BTF says nothing else, newer ones' says
+ * 2 arrays of 7.
+ */
+static int flatten(const struct resolver *resolver, const struct btf_type *array, uint32_t *ret_element, uint64_t *ret_count)
+{
+	uint64_t count = 1;
+
+	for (int i = 0; i < MAX_CHAIN && array; i++) {
+		uint32_t element = btf_array(array)->type;
+		if (__builtin_mul_overflow(count, (uint64_t)btf_array(array)->nelems, &count))
+			return 0;
+		array = strip(resolver, element);
+		if (array && !btf_is_array(array)) {
+			*ret_element = element;
+			*ret_count = count;
+			return 1;
+		}
+	}
+	return 0;
+}
+
 static int step_into_array(const struct resolver *resolver, const char **path, struct position *position)
 {
 	const struct btf_type *array = strip(resolver, position->type);
 	char *end;
 	unsigned long index = strtoul(*path + 1, &end, 10);
-	uint64_t element;
+	uint32_t element;
+	uint64_t count, size;
 
 	if (!array || !btf_is_array(array) || end == *path + 1 || *end != ']' || index > MAX_INDEX)
 		return 0;
-	if (btf_array(array)->nelems == 0)
+	if (!flatten(resolver, array, &element, &count))
+		return 0;
+	if (count == 0)
 		position->is_flexible = 1;
-	else if (index >= btf_array(array)->nelems)
+	else if (index >= count)
 		return 0;
-	if (!size_of(resolver, btf_array(array)->type, &element) || element > UINT32_MAX)
+	if (!size_of(resolver, element, &size) || size > UINT32_MAX)
 		return 0;
-	position->bits += index * element * 8; /* below 2^20 · 2^32 · 2^3 */
-	position->type = btf_array(array)->type;
+	position->bits += index * size * 8; /* below 2^20 · 2^32 · 2^3 */
+	position->type = element;
 	*path = end + 1;
 	return 1;
 }
@@ -310,7 +335,11 @@ static struct ciel_slot field_slot(struct resolver *resolver, const struct ciel_
 		const struct btf_type *type = strip(resolver, position.type);
 		if (!type || !(btf_is_array(type) || btf_is_ptr(type)))
 			return slot;
-		position.type = btf_is_array(type) ? btf_array(type)->type : type->type;
+		uint64_t ignored;
+		if (btf_is_ptr(type))
+			position.type = type->type;
+		else if (!flatten(resolver, type, &position.type, &ignored))
+			return slot;
 	}
 	return size_of(resolver, position.type, &size) ? available(size) : slot;
 }

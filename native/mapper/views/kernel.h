@@ -76,6 +76,7 @@ struct kernfs_node___with_union {
 };
 
 enum ___css_flags { CSS_ONLINE GUEST_ENUMERATOR };
+enum ___cgroup_flags { CGRP_KILL GUEST_ENUMERATOR }; /* 5.14 to 6.14 */
 
 struct cgroup;
 struct cgroup_root;
@@ -162,7 +163,7 @@ struct psi_group_cpu {
 	u32 state_mask;
 	u32 times[1];
 	u64 state_start;
-	u32 times_prev[1]; /* a row for each aggregator; BTF knows one dimension only */
+	u32 times_prev[1]; /* a row for each aggregator; slots know one dimension only */
 };
 
 struct psi_group {
@@ -183,6 +184,7 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node GUEST *kn;
 	struct cgroup_root GUEST *root;
+	u32 kill_seq; /* 6.15 and newer */
 	struct cgroup_subsys_state GUEST *subsys[1];
 	struct cgroup_rstat_cpu GUEST *rstat_cpu;
 	struct cgroup_rstat_base_cpu GUEST *rstat_base_cpu;
