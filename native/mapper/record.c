@@ -287,6 +287,8 @@ static inline void add(void *answer, const struct ciel_term *term, uint64_t valu
 
 int ciel_recording_repeat(const struct ciel_recording *recording, const volatile uint8_t *ram, void *answer)
 {
+	enum { AHEAD = 24 };
+
 	memcpy(answer, recording->constants, recording->constant_bytes);
 	for (uint32_t i = 0; i < recording->term_count; i++) {
 		const struct ciel_term *term = &recording->terms[i];
@@ -294,6 +296,8 @@ int ciel_recording_repeat(const struct ciel_recording *recording, const volatile
 	}
 	for (uint32_t i = 0; i < recording->check_count; i++) {
 		const struct ciel_check *check = &recording->checks[i];
+		if (i + AHEAD < recording->check_count)
+			__builtin_prefetch((const void *)(ram + ciel_where_offset(check[AHEAD].where)));
 		if (!holds(check, load(ram + ciel_where_offset(check->where), check->where)))
 			return 0;
 	}
