@@ -36,8 +36,10 @@ async function domainDirectory(
   return available({ directory, seenAs: `/proc/${qemu.pid}/root${directory}` });
 }
 
-/** For one look into all VMs that are asked for: an attach to a guest seen for the first time takes seconds. */
+/** For one look into all VMs that are asked for. */
 const LOOK_WITHIN_MS = 5_000;
+/** The first attach to a guest takes tenths of a second, or seconds: the others are not kept waiting for it. */
+const ATTACH_PATIENCE_MS = 100;
 
 /** Who the containers of a running VM are, by its virtual disk, whatever watches it. */
 export async function identitiesOf(
@@ -80,7 +82,7 @@ export class HostCounters implements CounterSource {
 
   async introspect(vmUuids: readonly string[]): Promise<ReadonlyMap<string, Reading<VmIntrospection>>> {
     for (const uuid of vmUuids) this.#introspection.watch({ uuid });
-    return this.#introspection.sample(vmUuids, LOOK_WITHIN_MS);
+    return this.#introspection.sample(vmUuids, LOOK_WITHIN_MS, ATTACH_PATIENCE_MS);
   }
 
   identities(vmUuid: string): Promise<Reading<readonly ContainerIdentity[]>> {

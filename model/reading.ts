@@ -16,6 +16,7 @@ export const UNAVAILABLE_REASONS = [
   'GuestOff',
   'GuestBooting',
   'GuestRebooted',
+  'Attaching', // its kernel is being looked for, apart from the sampling
   'Stale', // the kernel in this RAM no longer runs: its clock stands still while the VM uses CPU
   'Faulted', // an address in the guest does not translate, or is not backed by RAM
   'Exhausted', // the walk used up its fuel, time or size bound

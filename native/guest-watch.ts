@@ -1,22 +1,25 @@
 /**
- * One VM inside the sampler's process: attached when it can be, sampled when asked, attached again when its kernel is no
- * longer the one in the RAM.
+ * One VM inside the sampler's process: attached when it can be, attached again when its kernel is no longer the one in the
+ * RAM. The samples themselves are taken for all VMs at once (sampler.ts); this judges them.
  *
- *   no handle ──attach──▶ attached ──sample──▶ attached
- *       ▲  ▲                │  Stale, or failing again and again ─▶ detach, attach at once without the cache
+ *   no handle ──ready──▶ attached ──judge: good──▶ attached
+ *       ▲  ▲                │  Stale, or failing again and again ─▶ detach; again: ready, without the cache
  *       │  └──── ProcessGone┘
  *       └ a failed attach is repeated after a pause that doubles
+ *
+ * What an earlier attach has left in the cache is taken up here, in a millisecond. Everything else about attaching is done
+ * by another process (attach-pool.ts), and leaves such a cache.
  *
  * A dead kernel's memory reads perfectly well. So when its clock stands still between two samples while QEMU burns CPU, the
  * RAM is searched again: another boot is adopted, and if there is none the reading is Stale, never a figure.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { available, type Reading, unavailable } from '../model/reading.ts';
-import type { VmIntrospection } from '../model/usage.ts';
-import { attach, type Guest, MapperError, type SourceChoice } from './mapper.ts';
-import { keepMonotonic } from './monotonic.ts';
+import { type Reading, unavailable } from '../model/reading.ts';
+import type { AttachPool } from './attach-pool.ts';
+import { type AttachRequest, attach, type Guest, type Host, MapperError, type SourceChoice } from './mapper.ts';
 import { findQemu, processAgeMs, processCpuNanoseconds, type QemuProcess, readQemu } from './qemu-process.ts';
+import type { BoardRow, SampleClock } from './sample-decoding.ts';
 
 export interface WatchedVm {
   readonly uuid: string;
@@ -35,33 +38,47 @@ const LONGEST_PAUSE_MS = 3_000;
 const BOOT_MS = 90_000;
 /** Samples of an attached guest that failed one after the other, until its kernel is looked for anew. */
 const DISTRUSTED_AFTER = 3;
+/** Attachers that a guest may end, one after the other. */
+const CRASHES = 2;
 /** The clock is judged over at least this long: an idle guest ticks seldom. */
 const STANDSTILL_NS = 1_500_000_000n;
 /** QEMU itself uses a little CPU for a guest that does nothing. */
 const BURNING_RATIO = 0.2;
 
+/** The guest's clock, since when it stands still, and what its QEMU had used by then; null: it was moving. */
 interface Clock {
   readonly jiffies: bigint;
-  readonly atNanoseconds: bigint;
-  readonly cpuNanoseconds: bigint;
+  readonly standing: { readonly sinceNanoseconds: bigint; readonly cpuNanoseconds: bigint } | null;
 }
+
+/** What is to be done with a sample. */
+export type Verdict =
+  | { readonly kind: 'good' }
+  | { readonly kind: 'unread'; readonly reading: Reading<never> }
+  /** Its kernel must be looked for: null when another one was found, and is to be sampled. */
+  | { readonly kind: 'suspect'; readonly settle: () => Promise<Reading<never> | null> };
 
 export class GuestWatch {
   readonly #vm: WatchedVm;
-  readonly #cacheDirectory: string | null;
+  readonly #cacheDirectory: string;
+  readonly #pool: AttachPool;
+  readonly #host: Host;
   #process: QemuProcess | null = null;
   #guest: Guest | null = null;
-  #previous: VmIntrospection | null = null;
-  /** When the guest's clock was last seen to move. */
+  #isClosed = false;
+  #attaching: Promise<Reading<never> | null> | null = null;
   #clock: Clock | null = null;
   /** A kernel that was found dead: as long as its memory reads like this, it is dead still. */
   #dead: { readonly guestBoot: string; readonly jiffies: bigint } | null = null;
   #failuresInARow = 0;
+  #crashesInARow = 0;
   #failure: { reading: Reading<never>; retryAtMs: number; pauseMs: number } | null = null;
 
-  constructor(vm: WatchedVm, cacheDirectory: string | null) {
+  constructor(vm: WatchedVm, cacheDirectory: string, pool: AttachPool, host: Host) {
     this.#vm = vm;
     this.#cacheDirectory = cacheDirectory;
+    this.#pool = pool;
+    this.#host = host;
   }
 
   /** Whether this is how that VM is to be read; a restarted VM has another pid. */
@@ -75,79 +92,93 @@ export class GuestWatch {
     );
   }
 
+  /** null: ready() first. */
+  get guest(): Guest | null {
+    return this.#guest;
+  }
+
   close(): void {
-    this.#guest?.detach();
-    this.#guest = null;
-    this.#previous = null;
-    this.#clock = null;
+    this.#isClosed = true;
+    this.#detach();
   }
 
-  async sample(): Promise<Reading<VmIntrospection>> {
-    if (!this.#guest) {
-      if (this.#failure && performance.now() < this.#failure.retryAtMs) return this.#failure.reading;
-      // What the cache file describes may be the dead kernel, whose memory proves itself to this day.
-      const failure = await this.#attach(this.#dead || this.#failuresInARow > 0 ? 'fresh' : 'cached');
-      if (failure) return failure;
-    }
-    return this.#sampleAttached('may attach again');
+  /** null: attached. Otherwise the reason why not; what failed is tried again only after a pause. */
+  async ready(): Promise<Reading<never> | null> {
+    if (this.#guest) return null;
+    if (this.#failure && performance.now() < this.#failure.retryAtMs) return this.#failure.reading;
+    // What the cache file describes may be the dead kernel, whose memory proves itself to this day.
+    return this.#attachOnce(this.#dead || this.#failuresInARow > 0 ? 'fresh' : 'cached');
   }
 
-  async #sampleAttached(how: 'may attach again' | 'has attached again'): Promise<Reading<VmIntrospection>> {
-    try {
-      return await this.#judge(this.#read());
-    } catch (error) {
-      if (!(error instanceof MapperError)) throw error;
-      if (error.reason === 'ProcessGone') {
-        this.close();
-        this.#process = null;
-        return unavailable('ProcessGone', error.message);
-      }
-      // A tree that changed under the walk reads well the next time; one whose memory another kernel has taken does not.
-      if (error.reason !== 'Stale' && ++this.#failuresInARow < DISTRUSTED_AFTER)
-        return unavailable(error.reason, error.message);
-      this.close();
-      if (how === 'has attached again') return this.#fail(unavailable(error.reason, error.message));
-      return (await this.#attach('fresh')) ?? (await this.#sampleAttached('has attached again'));
-    }
+  #attachOnce(how: 'cached' | 'fresh'): Promise<Reading<never> | null> {
+    this.#attaching ??= this.#attach(how).finally(() => {
+      this.#attaching = null;
+    });
+    return this.#attaching;
   }
 
-  #read(): VmIntrospection {
-    if (!this.#guest) throw new Error('not attached');
-    const sample = keepMonotonic(this.#previous, this.#guest.sample());
-    this.#previous = sample;
+  /** A sample that was taken. */
+  async judge(sample: SampleClock): Promise<Verdict> {
     this.#failuresInARow = 0;
-    return sample;
-  }
-
-  /** Whether the kernel that was read still runs. */
-  async #judge(sample: VmIntrospection): Promise<Reading<VmIntrospection>> {
-    const cpuNanoseconds = (await processCpuNanoseconds(this.#process?.pid ?? 0)) ?? 0n;
     if (this.#dead?.guestBoot === sample.guestBoot && this.#dead.jiffies === sample.jiffies) {
-      this.close();
-      return this.#fail(
-        unavailable('Stale', `${sample.kernelRelease} has stopped running and is still the kernel in RAM`),
-      );
+      this.#detach();
+      const message = `${sample.kernelRelease} has stopped running and is still the kernel in RAM`;
+      return { kind: 'unread', reading: this.#fail(unavailable('Stale', message)) };
     }
     this.#dead = null;
-    const before = this.#clock;
-    if (!before || before.jiffies !== sample.jiffies) {
-      this.#clock = { jiffies: sample.jiffies, atNanoseconds: sample.atNanoseconds, cpuNanoseconds };
-      return available(sample);
+    if (this.#clock?.jiffies !== sample.jiffies) {
+      this.#clock = { jiffies: sample.jiffies, standing: null };
+      return { kind: 'good' };
     }
-    const passed = sample.atNanoseconds - before.atNanoseconds;
-    const burnt = cpuNanoseconds - before.cpuNanoseconds;
+    const cpuNanoseconds = (await processCpuNanoseconds(this.#process?.pid ?? 0)) ?? 0n;
+    const since = this.#clock.standing;
+    if (since === null) {
+      const standing = { sinceNanoseconds: sample.atNanoseconds, cpuNanoseconds };
+      this.#clock = { jiffies: sample.jiffies, standing };
+      return { kind: 'good' };
+    }
+    const passed = sample.atNanoseconds - since.sinceNanoseconds;
+    const burnt = cpuNanoseconds - since.cpuNanoseconds;
     // Standing still without using CPU is a paused VM, or an idle moment: its counters are what they are.
-    if (passed < STANDSTILL_NS || Number(burnt) < Number(passed) * BURNING_RATIO) return available(sample);
+    if (passed < STANDSTILL_NS || Number(burnt) < Number(passed) * BURNING_RATIO) return { kind: 'good' };
+    return { kind: 'suspect', settle: () => this.#lookForAnother(sample, passed) };
+  }
 
-    const oldBoot = sample.guestBoot;
-    this.close();
-    const failure = await this.#attach('fresh');
-    if (!failure && (this.#guest as Guest | null)?.report.guestBoot !== oldBoot)
-      return this.#sampleAttached('has attached again');
-    this.close();
-    this.#dead = { guestBoot: oldBoot, jiffies: sample.jiffies };
+  /** A sample that failed. */
+  judgeFailure({ reason, message, wasRead }: Extract<BoardRow, { kind: 'error' }>): Verdict {
+    const reading = unavailable(reason, message);
+    // It may be read still: nothing that could be done now makes that faster.
+    if (!wasRead) return { kind: 'unread', reading };
+    if (reason === 'ProcessGone') {
+      this.#detach();
+      this.#process = null;
+      return { kind: 'unread', reading };
+    }
+    // A tree that changed under the walk reads well the next time; one whose memory another kernel has taken does not.
+    if (reason !== 'Stale' && ++this.#failuresInARow < DISTRUSTED_AFTER) return { kind: 'unread', reading };
+    const settle = async (): Promise<Reading<never> | null> => {
+      this.#detach();
+      return this.#attachOnce('fresh');
+    };
+    return { kind: 'suspect', settle };
+  }
+
+  /** Its clock stands still: another kernel may run in this RAM by now. */
+  async #lookForAnother(sample: SampleClock, passed: bigint): Promise<Reading<never> | null> {
+    this.#detach();
+    const failure = await this.#attachOnce('fresh');
+    const found = this.#guest as Guest | null;
+    if (!failure && found && found.report.guestBoot !== sample.guestBoot) return null;
+    this.#detach();
+    this.#dead = { guestBoot: sample.guestBoot, jiffies: sample.jiffies };
     const message = `the clock of ${sample.kernelRelease} has stood still for ${Number(passed / 1_000_000n)} ms while its VM used CPU, and its RAM holds no other running kernel`;
     return this.#fail(unavailable('Stale', message));
+  }
+
+  #detach(): void {
+    this.#guest?.detach(this.#host);
+    this.#guest = null;
+    this.#clock = null;
   }
 
   /** null: attached. */
@@ -160,35 +191,53 @@ export class GuestWatch {
       return this.#fail(
         unavailable('Unsupported', `the command line of process ${process.pid} names no machine type that is known`),
       );
-    const cachePath = this.#cachePath();
-    if (how === 'fresh' && cachePath) await rm(cachePath, { force: true });
+    const cachePath = join(this.#cacheDirectory, `${this.#vm.uuid}.attach`);
+    const request: AttachRequest = {
+      pid: process.pid,
+      startTime: process.startTime,
+      machine: process.machine,
+      ramBytes: process.ramBytes,
+      maxRamBelow4gBytes: process.maxRamBelow4gBytes,
+      source: this.#vm.source,
+      withServices: this.#vm.withServices,
+      withDetails: this.#vm.withDetails,
+      cachePath,
+    };
     try {
-      this.#guest = attach({
-        pid: process.pid,
-        startTime: process.startTime,
-        machine: process.machine,
-        ramBytes: process.ramBytes,
-        maxRamBelow4gBytes: process.maxRamBelow4gBytes,
-        source: this.#vm.source,
-        withServices: this.#vm.withServices,
-        withDetails: this.#vm.withDetails,
-        cachePath,
-      });
+      if (how === 'fresh') await rm(cachePath, { force: true });
+      if (how === 'fresh' || !this.#takeUp(request)) {
+        await this.#pool.attach(request);
+        if (!this.#takeUp(request)) throw new MapperError('Torn', 'its kernel changed just after it was found');
+      }
       this.#failure = null;
+      this.#crashesInARow = 0;
       return null;
     } catch (error) {
       if (!(error instanceof MapperError)) throw error;
+      if (error.reason === 'ReaderDown' && ++this.#crashesInARow >= CRASHES) {
+        const message = `looking for the kernel of VM ${this.#vm.uuid} ended the attacher ${CRASHES} times; stop and start its monitoring to try again`;
+        return this.#fail(unavailable('Quarantined', message), Number.POSITIVE_INFINITY);
+      }
       const isBooting = error.reason === 'NoVmcoreinfo' && (await processAgeMs(process)) < BOOT_MS;
       return this.#fail(unavailable(isBooting ? 'GuestBooting' : error.reason, error.message));
     }
   }
 
-  #cachePath(): string | null {
-    return this.#cacheDirectory === null ? null : join(this.#cacheDirectory, `${this.#vm.uuid}.attach`);
+  /** Attaches by the cache file, when that is right. */
+  #takeUp(request: AttachRequest): boolean {
+    try {
+      const guest = attach({ ...request, cacheOnly: true });
+      if (this.#isClosed) guest.detach();
+      else this.#guest = guest;
+      return true;
+    } catch (error) {
+      if (error instanceof MapperError && error.reason !== 'ProcessGone') return false;
+      throw error;
+    }
   }
 
-  #fail(reading: Reading<never>): Reading<never> {
-    const pauseMs = this.#failure ? Math.min(this.#failure.pauseMs * 2, LONGEST_PAUSE_MS) : FIRST_PAUSE_MS;
+  #fail(reading: Reading<never>, forMs: number | null = null): Reading<never> {
+    const pauseMs = forMs ?? (this.#failure ? Math.min(this.#failure.pauseMs * 2, LONGEST_PAUSE_MS) : FIRST_PAUSE_MS);
     this.#failure = { reading, retryAtMs: performance.now() + pauseMs, pauseMs };
     return reading;
   }

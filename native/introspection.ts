@@ -2,22 +2,28 @@
  * Looking into VMs from the host process: the parent's side of the sampler, a child process that may be killed by a guest
  * at any moment.
  *
- * Blame. The child answers VM by VM, in order, so the first VM without an answer is the one that was being read when the
- * child crashed (SIGSEGV, SIGBUS, …) or stopped answering. That VM gets a strike and from then on is read last; with
- * STRIKES of them it is quarantined: unavailable, with that reason, and no longer read. The others go on with the next
- * child. A child that somebody killed (SIGKILL, SIGTERM) is nobody's strike.
+ * Samples come through memory that both have mapped, the board; it also says which VMs were being read when the child
+ * crashed (SIGSEGV, SIGBUS, …) or stopped answering. When it names none, it was the first VM without an answer.
+ *
+ * Blame. A VM that was being read gets a strike and from then on is read last and by itself; with STRIKES of them it is
+ * quarantined: unavailable, with that reason, and no longer read. The others go on with the next child. A child that
+ * somebody killed (SIGKILL, SIGTERM) is nobody's strike.
  *
  *   start ─▶ spawning ─ready─▶ up ──exit, or silent for HANG_MS (killed)──▶ spawning …        close ─▶ down
  */
 import { type ChildProcess, fork } from 'node:child_process';
-import { mkdir } from 'node:fs/promises';
+import { closeSync } from 'node:fs';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
-import { type Reading, unavailable } from '../model/reading.ts';
+import { available, type Reading, unavailable } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
 import type { WatchedVm } from './guest-watch.ts';
-import type { SourceChoice } from './mapper.ts';
-import type { SamplerReply, SamplerRequest } from './sampler-protocol.ts';
+import { createBoard, mapBoard, type SourceChoice, slotName } from './mapper.ts';
+import { decodeSample, readBoardRow, readPostMortem } from './sample-decoding.ts';
+import { BOARD, type SamplerReply, type SamplerRequest } from './sampler-protocol.ts';
 
 const STRIKES = 2;
 /** Readings in a row after which a strike is forgotten. */
@@ -25,10 +31,11 @@ const FORGIVEN_AFTER = 60;
 /** Without an answer for this long the child hangs: the longest honest step is an attach to a large guest. */
 const HANG_MS = 20_000;
 const SPAWN_MS = 15_000;
+const REMEMBERED_BATCHES = 64;
 const CRASH_SIGNALS: ReadonlySet<string> = new Set(['SIGSEGV', 'SIGBUS', 'SIGABRT', 'SIGILL', 'SIGFPE', 'SIGSYS']);
 
 export interface IntrospectionOptions {
-  /** Where attaches are kept for the next child; null: nowhere. Private to the host role. */
+  /** Where attaches are kept for the next child; null: in a temporary directory. Private to the host role. */
   readonly cacheDirectory: string | null;
   readonly hangMs?: number;
   /** Told when a child ended that should not have, and when a VM is quarantined. */
@@ -46,10 +53,13 @@ type Readings = Map<string, Reading<VmIntrospection>>;
 /** How one request to the child ended. */
 type Ending = 'answered' | 'deadline' | 'crashed' | 'hung' | 'killed';
 
-/** A child and what it owes: the VMs that were asked for and not answered, in the order in which it reads them. */
+/** A child and what it owes: the VMs that were asked for and not answered, by UUID, first asked first. */
 interface Sampler {
   readonly process: ChildProcess;
-  owed: { readonly id: number; readonly watched: Watched }[];
+  readonly board: Buffer;
+  readonly owed: Map<string, Watched>;
+  /** What was asked lately, by request: a board's rows are indexes in it. */
+  readonly batches: Map<number, readonly Watched[]>;
   /** Fires when the child owes an answer and is silent for too long. */
   hang: NodeJS.Timeout | null;
   isHung: boolean;
@@ -72,6 +82,8 @@ export class Introspection {
   #nextId = 1;
   #queue: Promise<unknown> = Promise.resolve();
   #closed = false;
+  #board: Board | null = null;
+  #temporary: string | null = null;
 
   constructor(options: IntrospectionOptions) {
     this.#options = options;
@@ -108,9 +120,14 @@ export class Introspection {
       this.#sampler?.process.send({ kind: 'forget', uuid } satisfies SamplerRequest, () => {});
   }
 
-  /** One look into each of these VMs. Answers for all of them, by the deadline (or a little later). Never rejects for a VM. */
-  sample(uuids: readonly string[], deadlineMs: number): Promise<Readings> {
-    const sampled = this.#queue.then(() => this.#sampleNow(uuids, performance.now() + deadlineMs));
+  /**
+   * One look into each of these VMs. Answers for all of them, by the deadline (or a little later). Never rejects for a VM.
+   * @param attachPatienceMs how long VMs are waited for whose kernel must be looked for first; then they are Attaching
+   */
+  sample(uuids: readonly string[], deadlineMs: number, attachPatienceMs = deadlineMs): Promise<Readings> {
+    const sampled = this.#queue.then(() =>
+      this.#sampleNow(uuids, performance.now() + deadlineMs, Math.min(attachPatienceMs, deadlineMs)),
+    );
     this.#queue = sampled.catch(() => {});
     return sampled;
   }
@@ -119,13 +136,28 @@ export class Introspection {
     this.#closed = true;
     await this.#spawning?.catch(() => {});
     const child = this.#sampler?.process;
-    if (!child) return;
-    const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-    child.kill('SIGKILL');
-    await ended;
+    if (child) {
+      const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+      child.kill('SIGKILL');
+      await ended;
+    }
+    if (this.#board) closeSync(this.#board.file);
+    if (this.#temporary) await rm(this.#temporary, { recursive: true, force: true });
+    this.#board = this.#temporary = null;
   }
 
-  async #sampleNow(uuids: readonly string[], deadline: number): Promise<Readings> {
+  /** An attach comes as a file, so there is always a directory for it. */
+  async #cacheDirectory(): Promise<string> {
+    const { cacheDirectory } = this.#options;
+    if (cacheDirectory === null) {
+      this.#temporary ??= await mkdtemp(join(tmpdir(), 'ciel-attaches-'));
+      return this.#temporary;
+    }
+    await mkdir(cacheDirectory, { recursive: true, mode: 0o700 });
+    return cacheDirectory;
+  }
+
+  async #sampleNow(uuids: readonly string[], deadline: number, attachPatienceMs: number): Promise<Readings> {
     const readings: Readings = new Map();
     const trusted: Watched[] = [];
     const suspects: Watched[] = [];
@@ -139,7 +171,7 @@ export class Introspection {
     let batches = [trusted, ...suspects.map((suspect) => [suspect])].filter((batch) => batch.length > 0);
     while (batches.length > 0) {
       const [batch = [], ...later] = batches;
-      const ending = await this.#ask(batch, deadline, readings);
+      const ending = await this.#ask(batch, deadline, attachPatienceMs, readings);
       const unread = batch.filter(({ vm }) => !readings.has(vm.uuid));
       if (ending === 'deadline' || this.#closed) {
         for (const { vm } of [...unread, ...later.flat()])
@@ -153,7 +185,12 @@ export class Introspection {
   }
 
   /** Sends one request and collects the answers until all are there, the deadline passes, or the child ends. */
-  async #ask(batch: readonly Watched[], deadline: number, readings: Readings): Promise<Ending> {
+  async #ask(
+    batch: readonly Watched[],
+    deadline: number,
+    attachPatienceMs: number,
+    readings: Readings,
+  ): Promise<Ending> {
     let sampler: Sampler;
     try {
       sampler = await this.#up();
@@ -171,27 +208,53 @@ export class Introspection {
         resolve(ending);
       };
       this.#request = { id, missing: new Set(batch.map(({ vm }) => vm.uuid)), readings, finish };
-      sampler.owed.push(...batch.map((watched) => ({ id, watched })));
+      for (const watched of batch) sampler.owed.set(watched.vm.uuid, watched);
+      sampler.batches.set(id, batch);
+      sampler.batches.delete(id - REMEMBERED_BATCHES);
       this.#watchForHang(sampler);
+      const limitMs = Math.max(0, deadline - performance.now());
+      const vms = batch.map(({ vm }) => vm);
+      const request: SamplerRequest = { kind: 'sample', id, vms, attachPatienceMs, limitMs };
       // An error of send() means that the child is gone: its exit event says so.
-      sampler.process.send({ kind: 'sample', id, vms: batch.map(({ vm }) => vm) } satisfies SamplerRequest, () => {});
+      sampler.process.send(request, () => {});
     });
   }
 
   #onReply(sampler: Sampler, reply: SamplerReply): void {
-    if (reply.kind === 'ready') return;
-    const answered = sampler.owed.find(({ id, watched }) => id === reply.id && watched.vm.uuid === reply.uuid);
-    // What an older request still lists was skipped when this one came.
-    sampler.owed = sampler.owed.filter((owed) => owed !== answered && owed.id >= reply.id);
+    switch (reply.kind) {
+      case 'ready':
+        return;
+      case 'samples':
+        this.#onSamples(sampler, reply);
+        return;
+      case 'unread':
+        this.#answer(sampler, reply.id, reply.uuid, reply.reading);
+        break;
+      case 'failed':
+        this.#answer(sampler, reply.id, reply.uuid, unavailable('Malformed', `the sampler failed: ${reply.message}`));
+    }
     this.#watchForHang(sampler);
-    if (answered && answered.watched.strikes > 0 && ++answered.watched.goodInARow >= FORGIVEN_AFTER)
-      answered.watched.strikes = 0;
+  }
 
+  #onSamples(sampler: Sampler, { id, half, rows }: Extract<SamplerReply, { kind: 'samples' }>): void {
+    const board = halfOf(sampler.board, half);
+    const batch = sampler.batches.get(id) ?? [];
+    for (const row of rows) {
+      const uuid = batch[row]?.vm.uuid;
+      if (uuid !== undefined) this.#answer(sampler, id, uuid, this.#request?.id === id ? readingOf(board, row) : null);
+    }
+    sampler.process.send({ kind: 'taken', half } satisfies SamplerRequest, () => {});
+    this.#watchForHang(sampler);
+  }
+
+  /** null: nobody waits for it any more. */
+  #answer(sampler: Sampler, id: number, uuid: string, reading: Reading<VmIntrospection> | null): void {
+    const watched = sampler.owed.get(uuid);
+    sampler.owed.delete(uuid);
+    if (watched && watched.strikes > 0 && ++watched.goodInARow >= FORGIVEN_AFTER) watched.strikes = 0;
     const request = this.#request;
-    if (request?.id !== reply.id || !request.missing.delete(reply.uuid)) return;
-    const reading =
-      reply.kind === 'reading' ? reply.reading : unavailable('Malformed', `the sampler failed: ${reply.message}`);
-    request.readings.set(reply.uuid, reading);
+    if (reading === null || request?.id !== id || !request.missing.delete(uuid)) return;
+    request.readings.set(uuid, reading);
     if (request.missing.size === 0) request.finish('answered');
   }
 
@@ -203,11 +266,12 @@ export class Introspection {
       return;
     }
     const ending = sampler.isHung ? 'hung' : signal !== null && CRASH_SIGNALS.has(signal) ? 'crashed' : 'killed';
-    const culprit = sampler.owed[0]?.watched;
+    const culprits = culpritsOf(sampler);
+    const names = culprits.map(({ vm }) => vm.uuid).join(', ');
     this.#options.onTrouble?.(
-      `the sampler ended (${ending}, ${signal ?? `exit ${code}`})${culprit ? ` while reading VM ${culprit.vm.uuid}` : ''}`,
+      `the sampler ended (${ending}, ${signal ?? `exit ${code}`})${names ? ` while reading VM ${names}` : ''}`,
     );
-    if (culprit) {
+    for (const culprit of culprits) {
       const reading = this.#blame(culprit, ending);
       if (this.#request?.missing.has(culprit.vm.uuid)) this.#request.readings.set(culprit.vm.uuid, reading);
     }
@@ -225,7 +289,7 @@ export class Introspection {
   #watchForHang(sampler: Sampler): void {
     if (sampler.hang) clearTimeout(sampler.hang);
     sampler.hang = null;
-    if (sampler.owed.length === 0) return;
+    if (sampler.owed.size === 0) return;
     sampler.hang = setTimeout(() => {
       sampler.isHung = true;
       sampler.process.kill('SIGKILL');
@@ -242,13 +306,13 @@ export class Introspection {
   }
 
   async #spawn(): Promise<Sampler> {
-    const { cacheDirectory } = this.#options;
-    if (cacheDirectory) await mkdir(cacheDirectory, { recursive: true, mode: 0o700 });
+    const cacheDirectory = await this.#cacheDirectory();
+    this.#board ??= openBoard();
     const compiled = import.meta.url.endsWith('.js');
     const file = fileURLToPath(new URL(`./sampler.${compiled ? 'js' : 'ts'}`, import.meta.url));
-    const child = fork(file, [cacheDirectory ?? ''], {
+    const child = fork(file, [cacheDirectory], {
       serialization: 'advanced',
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#board.file], // BOARD.file
       execArgv: compiled ? ['--enable-source-maps'] : ['--import', 'tsx'],
     });
     await new Promise<void>((resolve, reject) => {
@@ -268,13 +332,56 @@ export class Introspection {
         resolve();
       });
     });
-    const sampler: Sampler = { process: child, owed: [], hang: null, isHung: false };
+    const { memory } = this.#board;
+    const sampler: Sampler = {
+      process: child,
+      board: memory,
+      owed: new Map(),
+      batches: new Map(),
+      hang: null,
+      isHung: false,
+    };
     child.on('error', () => {});
     child.on('message', (reply: SamplerReply) => this.#onReply(sampler, reply));
     child.once('exit', (code, signal) => this.#onExit(sampler, code, signal));
     this.#sampler = sampler;
     return sampler;
   }
+}
+
+interface Board {
+  readonly file: number;
+  readonly memory: Buffer;
+}
+
+function openBoard(): Board {
+  const bytes = BOARD.halves * BOARD.halfBytes;
+  const file = createBoard(bytes);
+  return { file, memory: mapBoard(file, bytes, 'read') };
+}
+
+function halfOf(board: Buffer, half: number): Buffer {
+  return board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
+}
+
+/** A copy: the child goes on writing there. What it wrote is believed no more than a guest. */
+function readingOf(board: Buffer, row: number): Reading<VmIntrospection> {
+  try {
+    const found = readBoardRow(board, row);
+    if (found.kind === 'sample') return available(decodeSample(Buffer.from(found.sample), slotName).introspection);
+    return unavailable('Malformed', 'the sampler announced a sample that is none');
+  } catch (error) {
+    return unavailable('Malformed', `the sampler left a sample that makes no sense: ${error}`);
+  }
+}
+
+/** Who was being read; without a trace of it on the board, the first VM without an answer. */
+function culpritsOf({ board, batches, owed }: Sampler): readonly Watched[] {
+  const traced = Array.from({ length: BOARD.halves }, (_, half) => readPostMortem(halfOf(board, half))).flatMap(
+    ({ tag, rows }) => rows.map((row) => batches.get(tag)?.[row]),
+  );
+  const found = traced.filter((watched): watched is Watched => watched !== undefined);
+  return found.length > 0 ? [...new Set(found)] : [...owed.values()].slice(0, 1);
 }
 
 function quarantined(watched: Watched): Reading<never> {

@@ -20,7 +20,7 @@ type Source = keyof typeof SOURCES;
 export type SourceChoice = Exclude<Source, 'dump'>;
 
 const ERROR = { bytes: 512, status: 0, message: 4 } as const;
-const REQUEST = { bytes: 288, cachePath: 40, cachePathBytes: 248 } as const;
+const REQUEST = { bytes: 288, cachePath: 40, cachePathBytes: 244, cacheOnly: 284 } as const;
 const REPORT = {
   bytes: 168,
   source: 0,
@@ -54,6 +54,8 @@ export interface AttachRequest {
   readonly withDetails: boolean;
   /** Attached from and saved to; null: neither. */
   readonly cachePath: string | null;
+  /** Fails as Stale instead of an attach that takes long. */
+  readonly cacheOnly?: boolean;
 }
 
 export interface AttachReport {
@@ -95,6 +97,33 @@ function bind(path: string) {
       'int32_t ciel_sample(void *guest, _Out_ uint8_t *buffer, uint64_t capacity, _Out_ uint8_t *error)',
     ) as (guest: unknown, buffer: Buffer, capacity: number, error: Buffer) => number,
     detach: library.func('void ciel_detach(void *guest)') as (guest: unknown) => void,
+    hostOpen: library.func('int32_t ciel_host_open(_Out_ void **ret, _Out_ uint8_t *error)') as (
+      ret: [unknown],
+      error: Buffer,
+    ) => number,
+    hostSample: library.func(
+      'int32_t ciel_host_sample(void *host, const uint64_t *guests, uint32_t count, uint64_t tag, uint8_t *buffer, uint64_t capacity, uint64_t limit_ns, _Out_ uint8_t *error)',
+    ) as (
+      host: unknown,
+      guests: BigUint64Array,
+      count: number,
+      tag: number,
+      buffer: Buffer,
+      capacity: number,
+      limitNs: number,
+      error: Buffer,
+    ) => number,
+    hostDetach: library.func('void ciel_host_detach(void *host, void *guest)') as (
+      host: unknown,
+      guest: unknown,
+    ) => void,
+    boardCreate: library.func('int32_t ciel_board_create(uint64_t bytes, _Out_ uint8_t *error)') as (
+      bytes: number,
+      error: Buffer,
+    ) => number,
+    boardMap: library.func(
+      'void *ciel_board_map(int32_t file, uint64_t bytes, int32_t is_writable, _Out_ uint8_t *error)',
+    ) as (file: number, bytes: number, isWritable: number, error: Buffer) => unknown,
     slotName: library.func('const char *ciel_slot_name(uint32_t slot)') as (slot: number) => string,
   };
 }
@@ -146,6 +175,7 @@ function encodeRequest(request: AttachRequest): Buffer {
   if (path.length >= REQUEST.cachePathBytes)
     throw new Error(`the cache path ${request.cachePath} is longer than ${REQUEST.cachePathBytes - 1} bytes`);
   path.copy(bytes, REQUEST.cachePath);
+  bytes.writeUInt32LE(request.cacheOnly ? 1 : 0, REQUEST.cacheOnly);
   return bytes;
 }
 
@@ -172,8 +202,13 @@ function decodeReport(report: Buffer): AttachReport {
   };
 }
 
+let handleOf: (guest: Guest) => unknown;
+
 /** A guest that has been attached to. detach() gives its RAM's mapping back. */
 export class Guest {
+  static {
+    handleOf = (guest) => guest.#handle;
+  }
   readonly report: AttachReport;
   readonly #calls: Calls;
   readonly #error = Buffer.alloc(ERROR.bytes);
@@ -217,11 +252,67 @@ export class Guest {
     }
   }
 
-  detach(): void {
+  /** `host`: whose samples this guest has been part of. */
+  detach(host: Host | null = null): void {
     if (this.#handle === null) return;
-    this.#calls.detach(this.#handle);
+    if (host) host.detach(this.#handle);
+    else this.#calls.detach(this.#handle);
     this.#handle = null;
   }
+}
+
+/** All guests of a host, sampled in one call. */
+export class Host {
+  readonly #calls = calls();
+  readonly #error = Buffer.alloc(ERROR.bytes);
+  readonly #handle: unknown;
+  #guests = new BigUint64Array(0);
+
+  /** Starts its threads. They end with the process. */
+  constructor() {
+    const handle: [unknown] = [null];
+    if (this.#calls.hostOpen(handle, this.#error) !== 0) throw errorOf(this.#error);
+    this.#handle = handle[0];
+  }
+
+  /** Writes a row for each guest, and samples, to the buffer. null: a row without anything. `tag` says whose they are. */
+  sample(guests: readonly (Guest | null)[], tag: number, buffer: Buffer, limitMs: number): void {
+    if (this.#guests.length < guests.length) this.#guests = new BigUint64Array(guests.length * 2);
+    for (const [row, guest] of guests.entries()) {
+      const handle = guest === null ? null : handleOf(guest);
+      this.#guests[row] = handle === null ? 0n : koffi.address(handle);
+    }
+    const { length } = buffer;
+    const limitNs = Math.round(limitMs * 1e6);
+    const { hostSample } = this.#calls;
+    if (hostSample(this.#handle, this.#guests, guests.length, tag, buffer, length, limitNs, this.#error) !== 0)
+      throw errorOf(this.#error);
+  }
+
+  detach(handle: unknown): void {
+    this.#calls.hostDetach(this.#handle, handle);
+  }
+}
+
+/** Memory that the sampler's process and its parent share: the file descriptor, to be handed to the other one. */
+export function createBoard(bytes: number): number {
+  const error = Buffer.alloc(ERROR.bytes);
+  const file = calls().boardCreate(bytes, error);
+  if (file < 0) throw errorOf(error);
+  return file;
+}
+
+/** Maps it for as long as this process lives. */
+export function mapBoard(file: number, bytes: number, access: 'read' | 'write'): Buffer {
+  const error = Buffer.alloc(ERROR.bytes);
+  const mapped = calls().boardMap(file, bytes, access === 'write' ? 1 : 0, error);
+  if (mapped === null) throw errorOf(error);
+  return Buffer.from(koffi.view(mapped, bytes));
+}
+
+/** What a slot number in a sample asked of the guest's kernel, for messages. */
+export function slotName(slot: number): string {
+  return calls().slotName(slot);
 }
 
 /** Finds the kernel in a QEMU process's RAM. Throws MapperError with the reason. */

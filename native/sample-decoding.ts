@@ -159,6 +159,60 @@ export interface SampleWork {
   readonly corrections: number;
 }
 
+/** struct ciel_board_header and ciel_board_row */
+const BOARD = { headerBytes: 40, count: 4, tag: 8, reading: 24, lanes: 3 } as const;
+const ROW = { bytes: 24, status: 0, length: 4, at: 8, elapsedNs: 16 } as const;
+const ERROR_MESSAGE = 4;
+
+/** What a row of a board has: a sample, what the mapper answered instead, or nothing. */
+export type BoardRow =
+  | { readonly kind: 'sample'; readonly sample: Buffer }
+  | {
+      readonly kind: 'error';
+      readonly reason: UnavailableReason;
+      readonly message: string;
+      /** To the end. Otherwise its time was over. */
+      readonly wasRead: boolean;
+    }
+  | { readonly kind: 'nothing' };
+
+/** The sample is where it is, on the board. */
+export function readBoardRow(board: Buffer, row: number): BoardRow {
+  const start = BOARD.headerBytes + row * ROW.bytes;
+  const status = board.readInt32LE(start + ROW.status);
+  const length = board.readUInt32LE(start + ROW.length);
+  const at = Number(board.readBigUInt64LE(start + ROW.at));
+  if (status === 0)
+    return length === 0 ? { kind: 'nothing' } : { kind: 'sample', sample: board.subarray(at, at + length) };
+  const end = board.indexOf(0, at + ERROR_MESSAGE);
+  const message = length === 0 ? 'the board of samples is full' : board.toString('utf8', at + ERROR_MESSAGE, end);
+  const wasRead = board.readBigUInt64LE(start + ROW.elapsedNs) !== 0n;
+  return { kind: 'error', reason: reasonOfStatus(status), message, wasRead };
+}
+
+/** Whose the board is, and its rows that were being read when somebody last wrote to it. */
+export function readPostMortem(board: Buffer): { readonly tag: number; readonly rows: readonly number[] } {
+  const lanes = Array.from({ length: BOARD.lanes }, (_, lane) => board.readUInt32LE(BOARD.reading + lane * 4));
+  return { tag: Number(board.readBigUInt64LE(BOARD.tag)), rows: lanes.filter((row) => row > 0).map((row) => row - 1) };
+}
+
+/** What tells whether the kernel that was sampled still runs. */
+export interface SampleClock {
+  readonly atNanoseconds: bigint;
+  readonly jiffies: bigint;
+  readonly guestBoot: string;
+  readonly kernelRelease: string;
+}
+
+export function readClock(sample: Buffer): SampleClock {
+  return {
+    atNanoseconds: sample.readBigUInt64LE(HEADER.atNs),
+    jiffies: sample.readBigUInt64LE(HEADER.jiffies),
+    guestBoot: uuidOf(sample.subarray(HEADER.bootId, HEADER.bootId + 16)),
+    kernelRelease: textOf(sample, HEADER.release),
+  };
+}
+
 /** `slotName` says what a slot number asked of the kernel, for messages. */
 export function decodeSample(buffer: Buffer, slotName: (slot: number) => string): DecodedSample {
   const abi = buffer.readUInt32LE(HEADER.abi);
@@ -174,12 +228,9 @@ export function decodeSample(buffer: Buffer, slotName: (slot: number) => string)
   }
   return {
     introspection: {
-      atNanoseconds: buffer.readBigUInt64LE(HEADER.atNs),
-      guestBoot: uuidOf(buffer.subarray(HEADER.bootId, HEADER.bootId + 16)),
-      kernelRelease: textOf(buffer, HEADER.release),
+      ...readClock(buffer),
       nodename: textOf(buffer, HEADER.nodename),
       possibleCpus: buffer.readUInt32LE(HEADER.possibleCpus),
-      jiffies: buffer.readBigUInt64LE(HEADER.jiffies),
       containers,
     },
     elapsedNanoseconds: buffer.readBigUInt64LE(HEADER.elapsedNs),

@@ -3,51 +3,153 @@
  * crashes or hangs the mapper takes down nothing but this: the parent (introspection.ts) kills and restarts it, and it
  * attaches again from its cache files.
  *
- * VMs of a request are read one after the other, and each answer is sent before the next VM is touched: so the parent
- * knows which VM was being read when the process died or stopped answering.
+ *   request ─▶ all VMs that are attached to: one native call, into a half of the board ─▶ samples
+ *          └─▶ each of the others by itself: attach, then the same call for it alone, while requests go on
+ *
+ * On the board stands which rows are being read, so the parent knows who it was when this process ends.
  */
-import { GuestWatch } from './guest-watch.ts';
-import type { SamplerReply, SamplerRequest } from './sampler-protocol.ts';
+import { type Reading, unavailable } from '../model/reading.ts';
+import { AttachPool } from './attach-pool.ts';
+import { GuestWatch, type WatchedVm } from './guest-watch.ts';
+import { type Guest, Host, mapBoard } from './mapper.ts';
+import { readBoardRow, readClock } from './sample-decoding.ts';
+import { BOARD, type SamplerReply, type SamplerRequest } from './sampler-protocol.ts';
 
-const cacheDirectory = process.argv[2] || null;
+type SampleRequest = Extract<SamplerRequest, { kind: 'sample' }>;
+
+const cacheDirectory = process.argv[2] as string;
+const board = mapBoard(BOARD.file, BOARD.halves * BOARD.halfBytes, 'write');
+const host = new Host();
+const pool = new AttachPool();
 const watches = new Map<string, GuestWatch>();
-let newest = 0;
 
 function send(reply: SamplerReply): void {
   process.send?.(reply);
 }
 
-function watchOf(vm: ConstructorParameters<typeof GuestWatch>[0]): GuestWatch {
+function watchOf(vm: WatchedVm): GuestWatch {
   const known = watches.get(vm.uuid);
   if (known?.isFor(vm)) return known;
   known?.close();
-  const watch = new GuestWatch(vm, cacheDirectory);
+  const watch = new GuestWatch(vm, cacheDirectory, pool, host);
   watches.set(vm.uuid, watch);
   return watch;
 }
 
-async function sample(request: Extract<SamplerRequest, { kind: 'sample' }>): Promise<void> {
-  for (const vm of request.vms) {
-    if (newest !== request.id) return;
-    try {
-      send({ kind: 'reading', id: request.id, uuid: vm.uuid, reading: await watchOf(vm).sample() });
-    } catch (error) {
-      send({ kind: 'failed', id: request.id, uuid: vm.uuid, message: String(error) });
+// --- halves of the board: written here, read by the parent, free again ------------------------------------------------------
+
+const free = Array.from({ length: BOARD.halves }, (_, half) => half);
+const waiting: ((half: number) => void)[] = [];
+
+async function takeHalf(): Promise<number> {
+  return free.pop() ?? new Promise((resolve) => waiting.push(resolve));
+}
+
+function giveBack(half: number): void {
+  const next = waiting.shift();
+  if (next) next(half);
+  else free.push(half);
+}
+
+// --- sampling -------------------------------------------------------------------------------------------------------------
+
+type Settle = () => Promise<Reading<never> | null>;
+
+/** Samples these rows of a request in one call, and sends what is good. Returns what must be settled first, by row. */
+async function sampleRows(request: SampleRequest, rows: readonly number[]): Promise<Map<number, Settle>> {
+  const suspects = new Map<number, Settle>();
+  const half = await takeHalf();
+  const buffer = board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
+  const guests: (Guest | null)[] = Array(request.vms.length).fill(null);
+  // Who was given up meanwhile is a row without anything.
+  for (const row of rows) guests[row] = watches.get((request.vms[row] as WatchedVm).uuid)?.guest ?? null;
+  host.sample(guests, request.id, buffer, request.limitMs);
+
+  const good: number[] = [];
+  const judge = async (row: number): Promise<void> => {
+    const { uuid } = request.vms[row] as WatchedVm;
+    const found = readBoardRow(buffer, row);
+    const watch = watches.get(uuid);
+    if (watch === undefined || found.kind === 'nothing') {
+      send({ kind: 'unread', id: request.id, uuid, reading: unavailable('Torn', 'it was detached from meanwhile') });
+      return;
     }
+    const verdict = found.kind === 'sample' ? await watch.judge(readClock(found.sample)) : watch.judgeFailure(found);
+    if (verdict.kind === 'good') good.push(row);
+    else if (verdict.kind === 'unread') send({ kind: 'unread', id: request.id, uuid, reading: verdict.reading });
+    else suspects.set(row, verdict.settle);
+  };
+  await Promise.all(rows.map(judge));
+  if (good.length > 0) send({ kind: 'samples', id: request.id, half, rows: good });
+  else giveBack(half);
+  return suspects;
+}
+
+/** One VM by itself, which is not attached to, or must be looked at anew. */
+async function sampleApart(request: SampleRequest, row: number, settle: Settle): Promise<void> {
+  const { uuid } = request.vms[row] as WatchedVm;
+  const failure = await settle();
+  if (failure) {
+    send({ kind: 'unread', id: request.id, uuid, reading: failure });
+    return;
+  }
+  for (const [, again] of await sampleRows(request, [row])) {
+    // Attached to a moment ago, and suspect again: whatever that is, it is not going to be figures.
+    const reading = (await again()) ?? unavailable('Stale', 'its kernel changes again and again');
+    send({ kind: 'unread', id: request.id, uuid, reading });
   }
 }
 
-let busy: Promise<void> = Promise.resolve();
-process.on('message', (request: SamplerRequest) => {
-  if (request.kind === 'sample') {
-    newest = request.id;
-    busy = busy.then(() => sample(request));
+/** VMs that are being sampled apart, and when that is over. */
+const apart = new Map<string, Promise<void>>();
+
+function goOnApart(request: SampleRequest, row: number, settle: Settle): void {
+  const { uuid } = request.vms[row] as WatchedVm;
+  const sayAttaching = (): void => {
+    const reading = unavailable('Attaching', 'its kernel is being looked for');
+    send({ kind: 'unread', id: request.id, uuid, reading });
+  };
+  const before = apart.get(uuid);
+  if (before && request.attachPatienceMs < request.limitMs) {
+    sayAttaching();
     return;
   }
-  busy = busy.then(() => {
-    watches.get(request.uuid)?.close();
-    watches.delete(request.uuid);
-  });
+  const late = setTimeout(sayAttaching, request.attachPatienceMs);
+  const done = (before ?? Promise.resolve())
+    .then(() => sampleApart(request, row, settle))
+    .catch((error: unknown) => send({ kind: 'failed', id: request.id, uuid, message: String(error) }))
+    .finally(() => {
+      clearTimeout(late);
+      if (apart.get(uuid) === done) apart.delete(uuid);
+    });
+  apart.set(uuid, done);
+}
+
+async function sample(request: SampleRequest): Promise<void> {
+  const attached: number[] = [];
+  for (const [row, vm] of request.vms.entries()) {
+    const watch = watchOf(vm);
+    if (watch.guest) attached.push(row);
+    else goOnApart(request, row, () => watch.ready());
+  }
+  if (attached.length === 0) return;
+  for (const [row, settle] of await sampleRows(request, attached)) goOnApart(request, row, settle);
+}
+
+process.on('message', (request: SamplerRequest) => {
+  switch (request.kind) {
+    case 'sample':
+      void sample(request).catch((error: unknown) => {
+        for (const { uuid } of request.vms) send({ kind: 'failed', id: request.id, uuid, message: String(error) });
+      });
+      return;
+    case 'taken':
+      giveBack(request.half);
+      return;
+    case 'forget':
+      watches.get(request.uuid)?.close();
+      watches.delete(request.uuid);
+  }
 });
 process.on('disconnect', () => process.exit(0));
 // Ctrl-C reaches the whole process group; the parent decides when this process ends.

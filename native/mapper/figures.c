@@ -272,3 +272,22 @@ uint8_t *ciel_readings_write(const struct ciel_readings *readings, const struct 
 		at = write_interface(&readings->network.interfaces[i], at);
 	return at;
 }
+
+void ciel_figures_lift(uint64_t highest[CIEL_COUNTERS], struct ciel_sample_container *record)
+{
+	static const uint8_t counters[CIEL_COUNTERS] = {
+		CIEL_FIGURE_CPU,	   CIEL_FIGURE_CPU_USER,  CIEL_FIGURE_CPU_SYSTEM, CIEL_FIGURE_CPU_PERIODS,
+		CIEL_FIGURE_CPU_THROTTLED_PERIODS, CIEL_FIGURE_CPU_THROTTLED, CIEL_FIGURE_MEMORY_OOM_KILLS,
+		CIEL_FIGURE_IO_READ,	   CIEL_FIGURE_IO_WRITE,  CIEL_FIGURE_IO_READS,	  CIEL_FIGURE_IO_WRITES,
+	};
+
+	for (int i = 0; i < CIEL_COUNTERS; i++) {
+		struct ciel_figure *figure = &record->figures[counters[i]];
+
+		if (figure->status)
+			continue;
+		if (figure->value < highest[i])
+			figure->value = highest[i];
+		highest[i] = figure->value;
+	}
+}

@@ -54,4 +54,11 @@ uint64_t ciel_readings_bytes(const struct ciel_readings *readings, uint32_t cpu_
 uint8_t *ciel_readings_write(const struct ciel_readings *readings, const struct view_kernel *kernel, uint32_t cpu_count,
 			     struct ciel_sample_container *record);
 
+/*
+ * Counters only grow, in what users see. What is read from a running guest may for a moment be behind what was read before
+ * (a value read on one CPU, then moved on from another); it is lifted to that, so that no rate is negative.
+ */
+enum { CIEL_COUNTERS = 11 };
+void ciel_figures_lift(uint64_t highest[CIEL_COUNTERS], struct ciel_sample_container *record);
+
 #endif

@@ -46,6 +46,7 @@ struct ciel_guest {
 	int with_services; /* samples hold systemd services, too */
 	int detail;              /* figures on demand are read, too */
 	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
+	uint8_t is_being_read, lane, is_slow, is_given_up; /* host.c's, under its lock */
 	struct ciel_programme *programme; /* what is known from earlier samples; NULL until the first */
 };
 

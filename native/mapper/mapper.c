@@ -82,6 +82,8 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 
 	if (cache_path[0] && ciel_guest_load(cache_path, source, &layout, &guest, error) == CIEL_OK)
 		report->from_cache = 1;
+	else if (request->cache_only)
+		status = (enum ciel_status)error->status;
 	else
 		status = ciel_guest_attach(source, &layout, &guest, report, error);
 	/* What was read of a process that ended meanwhile may be another's. */

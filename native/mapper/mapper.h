@@ -42,7 +42,8 @@ struct ciel_attach_request {
 	uint16_t with_services; /* systemd services of the guest are sampled like containers */
 	uint16_t detail;        /* figures on demand are read, too: about as much work as the others together */
 	/* A file to attach from and to save to; empty: none. It names offsets and addresses only, and is proved on use. */
-	char cache_path[248];
+	char cache_path[244];
+	uint32_t cache_only; /* STALE instead of an attach that takes long */
 };
 _Static_assert(sizeof(struct ciel_attach_request) == 288, "the FFI border");
 
@@ -177,6 +178,48 @@ CIEL_API int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, str
 				  struct ciel_error *error);
 CIEL_API int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error);
 CIEL_API void ciel_detach(struct ciel_guest *guest);
+
+/*
+ * All guests of a host in one call, into one buffer that another process may have mapped, too: a header, a row for each
+ * guest in the order in which they were given, then samples (or a struct ciel_error) at 8-byte boundaries.
+ */
+struct ciel_host;
+
+enum {
+	CIEL_LANES = 3, /* guests read at a time */
+	/* How long what is left of a tick is waited for when nothing gets done any more. */
+	CIEL_BUDGET_NS = 250 * 1000 * 1000,
+};
+
+struct ciel_board_header {
+	uint32_t abi;
+	uint32_t count; /* of rows */
+	uint64_t tag;  /* the caller's */
+	uint64_t used; /* bytes, so far */
+	uint32_t reading[CIEL_LANES]; /* row + 1 that each lane is reading, for a post-mortem */
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct ciel_board_header) == 40, "the FFI border");
+
+struct ciel_board_row {
+	int32_t status; /* enum ciel_status: 0 a sample, else a struct ciel_error at `at`; `bytes` 0: the buffer is full */
+	uint32_t bytes;
+	uint64_t at;
+	uint64_t elapsed_ns; /* 0: it was not read, or not to the end */
+};
+_Static_assert(sizeof(struct ciel_board_row) == 24, "the FFI border");
+
+CIEL_API int32_t ciel_host_open(struct ciel_host **ret, struct ciel_error *error);
+/* A guest of NULL is a row of zeros. Fails only for the caller's mistakes: what takes too long is a row with that error. */
+CIEL_API int32_t ciel_host_sample(struct ciel_host *host, struct ciel_guest *const *guests, uint32_t count, uint64_t tag,
+				  uint8_t *buffer, uint64_t capacity, uint64_t limit_ns, struct ciel_error *error);
+/* Instead of ciel_detach(), for a guest that has been given to ciel_host_sample(). */
+CIEL_API void ciel_host_detach(struct ciel_host *host, struct ciel_guest *guest);
+CIEL_API void ciel_host_close(struct ciel_host *host);
+
+/* A sealed memfd; -1 and an error. Closed and unmapped with the process. */
+CIEL_API int32_t ciel_board_create(uint64_t bytes, struct ciel_error *error);
+CIEL_API uint8_t *ciel_board_map(int32_t file, uint64_t bytes, int32_t is_writable, struct ciel_error *error);
 
 /* "field cgroup.bstat" for a slot number; an empty string for a wrong one. Static storage of the calling thread. */
 CIEL_API const char *ciel_slot_name(uint32_t slot);

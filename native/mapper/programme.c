@@ -37,20 +37,25 @@ static void drop_container(struct ciel_programme *programme, struct ciel_contain
 void ciel_programme_clear(struct ciel_programme *programme)
 {
 	drop(programme, &programme->tree);
-	for (uint32_t i = 0; i < programme->container_count; i++)
-		drop_container(programme, &programme->containers[i]);
-	free(programme->containers);
-	free(programme->pages);
-	free(programme->pieces);
-	free(programme->copies);
-	*programme = (struct ciel_programme){ .samples = programme->samples };
+	for (uint32_t i = 0; i < programme->container_count; i++) {
+		for (int j = 0; j < CIEL_CONTAINER_VIEWS; j++)
+			drop(programme, &programme->containers[i].tracks[j]);
+	}
+	programme->ram = NULL;
+	programme->is_gathered = 0;
 }
 
 void ciel_programme_destroy(struct ciel_programme *programme)
 {
 	if (!programme)
 		return;
-	ciel_programme_clear(programme);
+	drop(programme, &programme->tree);
+	for (uint32_t i = 0; i < programme->container_count; i++)
+		drop_container(programme, &programme->containers[i]);
+	free(programme->containers);
+	free(programme->pages);
+	free(programme->pieces);
+	free(programme->copies);
 	free(programme);
 }
 
@@ -343,6 +348,7 @@ void ciel_programme_set_containers(struct ciel_programme *programme, struct ciel
 			if (old[at].address != containers[i].address || old[at].serial != containers[i].serial)
 				continue;
 			memcpy(containers[i].tracks, old[at].tracks, sizeof(old[at].tracks));
+			memcpy(containers[i].highest, old[at].highest, sizeof(old[at].highest));
 			memset(old[at].tracks, 0, sizeof(old[at].tracks));
 			next = at + 1;
 			break;

@@ -28,6 +28,7 @@ struct ciel_container {
 	struct ciel_places places; /* where its figures are */
 	uint32_t runtime, id_offset, id_length, path_length;
 	char *path; /* not terminated */
+	uint64_t highest[CIEL_COUNTERS]; /* what its counters were at most */
 	struct ciel_track tracks[CIEL_CONTAINER_VIEWS];
 };
 
@@ -69,10 +70,10 @@ void ciel_programme_run_end(struct ciel_programme *programme, struct ciel_track 
 /* Asks the processor for what the views of a container will load. */
 void ciel_programme_prefetch(const struct ciel_programme *programme, const struct ciel_container *container);
 
-/* Other containers, whose tracks are empty and whose paths are the programme's to free: those known before keep theirs. */
+/* Other containers, whose paths are the programme's to free from now on; those known before keep tracks and counters. */
 void ciel_programme_set_containers(struct ciel_programme *programme, struct ciel_container *containers, uint32_t count);
 
-/* Forgets everything. */
+/* Forgets all recordings. */
 void ciel_programme_clear(struct ciel_programme *programme);
 void ciel_programme_destroy(struct ciel_programme *programme);
 
