@@ -71,7 +71,7 @@ it('quarantines a VM whose reading crashed the sampler twice, and only that', as
 });
 
 it('kills a sampler that hangs, though each sample has given up long before', async () => {
-  const { it: subject, troubles } = await start(600);
+  const { it: subject, troubles } = await start(2_000);
   const pid = pidOf(subject);
   process.kill(pid, 'SIGSTOP');
   expect((await subject.sample([A, B], 100)).get(A)).toMatchObject({ reason: 'Exhausted' });
