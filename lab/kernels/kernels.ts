@@ -39,7 +39,7 @@ export interface KernelImage {
 /** What a guest needs, and what tests make in it. A name that a kernel does not have as a module is built in, or absent. */
 const MODULES = [
   ...['virtio_pci', 'virtio_blk', 'virtio_console', 'virtio_balloon', 'virtio_mem', 'virtio_net'],
-  ...['veth', 'dummy', 'zram'],
+  ...['veth', 'macvlan', 'ipvlan', 'dummy', 'zram'],
 ];
 const BUSYBOX_RELEASE = 'bookworm';
 const ARCHIVE_KEYS = '/usr/share/keyrings/debian-archive-keyring.gpg';
@@ -133,6 +133,8 @@ async function fetchPackages(directory: string, release: string, name: string): 
     for (const [, needed] of stdout.matchAll(/^ *Depends: (linux-(?:image|binary|modules)-\S+)$/gm))
       wanted.add(needed as string);
   }
+  // One that stands for others is empty itself.
+  if (wanted.size > 1) wanted.delete(name);
   const packages = join(directory, 'package');
   await execa('apt-get', [...options, 'download', ...wanted], { cwd: packages });
   return (await readdir(packages)).map((file) => join(packages, file));
