@@ -13,7 +13,8 @@
  *
  * Format: https://docs.kernel.org/filesystems/ext4/
  */
-import { asDiskUnreadable, type BlockSource, DiskUnreadable, MAX_READ_BYTES, slice } from './disk.ts';
+import { type BlockSource, DiskUnreadable, slice } from './disk.ts';
+import { addRun, fileOf, type Run, readRuns, resolvePath, settle } from './file-blocks.ts';
 import type { DirectoryEntry, FileStatus, FileSystem, FileSystemAge, FileSystemFormat } from './file-system.ts';
 import { type Changed, type JournalBlocks, JournalOverlay, MAX_JOURNAL_BLOCKS } from './journal.ts';
 
@@ -47,9 +48,7 @@ const BASIC_INODE_BYTES = 128;
 
 const MAX_BLOCK_BYTES = 64 << 10;
 const MAX_EXTENT_DEPTH = 5;
-const MAX_SYMLINKS = 16;
 const MAX_SYMLINK_BYTES = 4096;
-const MAX_PATH_COMPONENTS = 256;
 const MAX_DIRECTORY_BYTES = 16 << 20;
 const MAX_DIRECTORY_ENTRIES = 65_536;
 const MAX_CACHE_BYTES = 8 << 20;
@@ -79,13 +78,6 @@ interface Inode {
   readonly flags: number;
   readonly sizeBytes: number;
   readonly raw: Buffer;
-}
-
-/** `count` blocks of a file from `logical` on, found at `physical`. What no run covers reads as zeroes. */
-interface Run {
-  readonly logical: number;
-  readonly physical: number;
-  readonly count: number;
 }
 
 interface NamedInode extends DirectoryEntry {
@@ -247,14 +239,7 @@ class Ext4 implements FileSystem {
     if (inode.flags & INODE_ENCRYPTED) throw new DiskUnreadable('Unsupported', `${path} is encrypted`);
     const { blockSize } = this.#geometry;
     const runs = await this.#mapBlocks(inode, Math.ceil(sizeBytes / blockSize));
-    const read = async (offset: number, length: number) => {
-      const first = Math.floor(offset / blockSize);
-      const count = Math.ceil((offset + length) / blockSize) - first;
-      const content = Buffer.alloc(count * blockSize);
-      await this.#readRuns(runs, first, count, content, (physical, blocks) => this.#readData(physical, blocks));
-      return content.subarray(offset - first * blockSize, offset - first * blockSize + length);
-    };
-    return slice({ sizeBytes, read }, 0, sizeBytes);
+    return fileOf(runs, blockSize, sizeBytes, (physical, blocks) => this.#readData(physical, blocks));
   }
 
   async readDirectory(path: string): Promise<DirectoryEntry[]> {
@@ -294,48 +279,25 @@ class Ext4 implements FileSystem {
       blockSize,
       count,
       read: async (first, length) => {
-        const content = Buffer.alloc(length * blockSize);
-        await this.#readRuns(runs, first, length, content, (physical, blocks) =>
+        return readRuns(runs, blockSize, first, length, (physical, blocks) =>
           this.#source.read(physical * blockSize, blocks * blockSize),
         );
-        return content;
       },
     };
   }
 
-  async #resolve(path: string): Promise<Inode | null> {
-    const pending = path.split('/').reverse();
-    const parents: Inode[] = [];
-    const root = await this.#readInode(ROOT_INODE);
-    let current = root;
-    let symlinks = 0;
-    for (let components = 0; pending.length > 0; components++) {
-      if (components > MAX_PATH_COMPONENTS) throw new DiskUnreadable('Malformed', `${path} has too many components`);
-      const name = pending.pop();
-      if (name === '' || name === '.' || name === undefined) continue;
-      if (name === '..') {
-        current = parents.pop() ?? root;
-        continue;
-      }
-      if (current.type !== 'directory') return null;
-      const entry = (await this.#readEntries(current)).find((candidate) => candidate.name === name);
-      if (!entry) return null;
-      const next = await this.#readInode(entry.inode);
-      if (next.type !== 'symlink') {
-        parents.push(current);
-        current = next;
-        continue;
-      }
-      if (++symlinks > MAX_SYMLINKS)
-        throw new DiskUnreadable('Malformed', `${path} leads through a circle of symlinks`);
-      const target = (await this.#readContent(next, MAX_SYMLINK_BYTES, path)).toString();
-      if (target.startsWith('/')) {
-        current = root;
-        parents.length = 0;
-      }
-      pending.push(...target.split('/').reverse());
-    }
-    return current;
+  #resolve(path: string): Promise<Inode | null> {
+    return resolvePath(
+      {
+        root: () => this.#readInode(ROOT_INODE),
+        find: async (directory, name) => {
+          const entry = (await this.#readEntries(directory)).find((candidate) => candidate.name === name);
+          return entry ? this.#readInode(entry.inode) : null;
+        },
+        readLink: async (symlink) => (await this.#readContent(symlink, MAX_SYMLINK_BYTES, path)).toString(),
+      },
+      path,
+    );
   }
 
   async #readInode(number: number): Promise<Inode> {
@@ -387,9 +349,8 @@ class Ext4 implements FileSystem {
       return inode.raw.subarray(INODE_BLOCK_OFFSET, INODE_BLOCK_OFFSET + sizeBytes);
     }
     const count = Math.ceil(sizeBytes / this.#geometry.blockSize);
-    const content = Buffer.alloc(count * this.#geometry.blockSize);
     const runs = await this.#mapBlocks(inode, count);
-    await this.#readRuns(runs, 0, count, content, (physical, blocks) =>
+    const content = await readRuns(runs, this.#geometry.blockSize, 0, count, (physical, blocks) =>
       inode.type === 'directory' ? this.#readCached(physical, blocks) : this.#readData(physical, blocks),
     );
     return content.subarray(0, sizeBytes);
@@ -438,7 +399,9 @@ class Ext4 implements FileSystem {
       const length = node.readUInt16LE(at + 4);
       const physical = node.readUInt16LE(at + 6) * 2 ** 32 + node.readUInt32LE(at + 8);
       // Lengths above 32768 are extents allocated but not written: they read as zeroes.
-      if (length <= 32_768) this.#addRun(runs, { logical, physical, count: Math.min(length, count - logical) });
+      if (length <= 32_768) {
+        addRun(runs, { logical, physical, count: Math.min(length, count - logical) }, this.#geometry.blockCount);
+      }
     }
   }
 
@@ -446,7 +409,7 @@ class Ext4 implements FileSystem {
     const pointersPerBlock = this.#geometry.blockSize / 4;
     const walk = async (physical: number, logical: number, level: number): Promise<void> => {
       if (physical === 0 || logical >= count) return;
-      if (level === 0) return this.#addRun(runs, { logical, physical, count: 1 });
+      if (level === 0) return addRun(runs, { logical, physical, count: 1 }, this.#geometry.blockCount);
       const pointers = await this.#readBlock(physical);
       const span = pointersPerBlock ** (level - 1);
       for (let index = 0; index < pointersPerBlock && logical + index * span < count; index++) {
@@ -458,36 +421,6 @@ class Ext4 implements FileSystem {
     for (let level = 1; level <= 3; level++) {
       await walk(map.readUInt32LE((11 + level) * 4), logical, level);
       logical += pointersPerBlock ** level;
-    }
-  }
-
-  #addRun(runs: Run[], run: Run): void {
-    const last = runs.at(-1);
-    const isInOrder = !last || run.logical >= last.logical + last.count;
-    if (!isInOrder || run.physical + run.count > this.#geometry.blockCount) {
-      throw new DiskUnreadable('Malformed', `blocks ${run.physical} + ${run.count} mapped at ${run.logical} of a file`);
-    }
-    const continues = last && run.logical === last.logical + last.count && run.physical === last.physical + last.count;
-    if (continues) runs[runs.length - 1] = { ...last, count: last.count + run.count };
-    else runs.push(run);
-  }
-
-  /** Fills `content` with `count` blocks of a file from `first` on; what no run covers stays as it is. */
-  async #readRuns(
-    runs: readonly Run[],
-    first: number,
-    count: number,
-    content: Buffer,
-    read: (physical: number, count: number) => Promise<Buffer>,
-  ): Promise<void> {
-    const { blockSize } = this.#geometry;
-    const most = MAX_READ_BYTES / blockSize;
-    for (const run of runs) {
-      const end = Math.min(run.logical + run.count, first + count);
-      for (let logical = Math.max(run.logical, first); logical < end; logical += most) {
-        const blocks = await read(run.physical + logical - run.logical, Math.min(most, end - logical));
-        blocks.copy(content, (logical - first) * blockSize);
-      }
     }
   }
 
@@ -581,19 +514,6 @@ function parseEntries(block: Buffer, hasFileTypes: boolean, entries: NamedInode[
       });
     }
     at += length;
-  }
-}
-
-/** Runs `read` to its end either way, so that what it found can be judged before it is believed. */
-async function settle<T>(read: () => Promise<T>): Promise<() => T> {
-  try {
-    const value = await read();
-    return () => value;
-  } catch (error) {
-    const failure = asDiskUnreadable(error);
-    return () => {
-      throw failure;
-    };
   }
 }
 

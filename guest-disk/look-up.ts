@@ -27,7 +27,8 @@ const RUNTIMES: readonly RuntimeOnDisk[] = [docker, containerd, podman, lxc, lxd
 const READ_BUDGET = { bytes: 1.25 * 2 ** 30, reads: 200_000 };
 /** kind in Docker in Docker, and one more. */
 const MAX_NESTING = 3;
-const MAX_NESTED_MOUNTS = 64;
+/** In one look-up: a guest may nest volumes in themselves. */
+const MAX_NESTED_MOUNTS = 32;
 /** Where runtimes keep their state; a volume elsewhere in a container holds none. */
 const STATE_PLACES =
   /^\/(var(\/(lib(\/(docker|containerd|containers(\/storage)?|lxc|lxd|incus|rancher|k0s))?|snap))?)?\/?$/;
@@ -73,7 +74,7 @@ export async function lookUpContainers(
 ): Promise<ContainersOnDisk> {
   const asOfUnixMs = Date.now();
   known.fileSystems = await openFileSystems(withReadBudget(disk, READ_BUDGET), known.fileSystems);
-  const found = { containers: [], unreadable: [], failures: [] } as Found;
+  const found: Found = { containers: [], unreadable: [], failures: [], nestedMounts: 0 };
   const fileSystems: FileSystemOnDisk[] = [];
   try {
     for (const { format, place, fileSystem } of known.fileSystems) {
@@ -93,13 +94,15 @@ export async function lookUpContainers(
       `no container runtime (${names}) has its data on the disk's ${count} file systems`,
     );
   }
-  return { ...found, asOfUnixMs, fileSystems };
+  const { containers, unreadable, failures } = found;
+  return { containers, unreadable, failures, asOfUnixMs, fileSystems };
 }
 
 interface Found {
   readonly containers: ContainerOnDisk[];
   readonly unreadable: UnreadableContainer[];
   readonly failures: RuntimeFailure[];
+  nestedMounts: number;
 }
 
 /** @returns which were there and could be read. What is wrong with one runtime's state does not hide the others'. */
@@ -125,7 +128,8 @@ async function listRuntimes(
     }
   }
   if (where.depth < MAX_NESTING) {
-    for (const mount of mounts.slice(0, MAX_NESTED_MOUNTS)) {
+    for (const mount of mounts) {
+      if (++found.nestedMounts > MAX_NESTED_MOUNTS) break;
       const inner = { place: where.place, within: mount.containerId, depth: where.depth + 1 };
       await listRuntimes(new MountedFileSystem(fileSystem, mount), inner, found);
     }

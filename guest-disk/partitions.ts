@@ -6,8 +6,9 @@ import { type BlockSource, DiskUnreadable, slice } from './disk.ts';
 import { ext4 } from './ext4.ts';
 import type { FileSystem, FileSystemFormat } from './file-system.ts';
 import { openVolumeGroup } from './lvm.ts';
+import { xfs } from './xfs.ts';
 
-const FORMATS: readonly FileSystemFormat[] = [ext4];
+const FORMATS: readonly FileSystemFormat[] = [ext4, xfs];
 
 const SECTOR_BYTES = 512;
 const MBR_ENTRIES = 4;

@@ -118,7 +118,7 @@ async function listRoot(fileSystem: FileSystem, root: string, listing: Container
     try {
       const { id, namespace } = record;
       const metadata = record.container
-        ? parse(criContainer, record.container, `CRI's metadata of ${id}`).Metadata
+        ? parse(criContainer, valueOfAny(record.container), `CRI's metadata of ${id}`).Metadata
         : null;
       const addresses =
         addressesOfSandbox.get(metadata?.SandboxID ?? id) ?? leased.get(id) ?? leased.get(`${namespace}-${id}`) ?? {};

@@ -9,7 +9,7 @@
  */
 import { z } from 'zod';
 import { type Bucket, readBolt } from '../databases/bbolt.ts';
-import { readSqlite, type SqliteDatabase } from '../databases/sqlite.ts';
+import { readSqlite, type SqliteDatabase, type SqliteValue } from '../databases/sqlite.ts';
 import { asDiskUnreadable } from '../disk.ts';
 import { addressOf, labels, limitsOf, MAX_CONTAINERS, ociSpec, parse, printable, ZERO_TIME } from './described.ts';
 import { firstOf, placesInHomes, placesOf } from './places.ts';
@@ -97,16 +97,23 @@ export const podman: RuntimeOnDisk = {
 async function readTables(database: SqliteDatabase): Promise<Row[]> {
   const states = new Map<string, Buffer>();
   for await (const { ID, JSON: written } of database.rows('ContainerState')) {
-    if (typeof ID === 'string' && typeof written === 'string') states.set(ID, Buffer.from(written));
+    const state = bytesOf(written);
+    if (typeof ID === 'string' && state) states.set(ID, state);
     if (states.size > MAX_CONTAINERS) break;
   }
   const rows: Row[] = [];
   for await (const { ID, JSON: written } of database.rows('ContainerConfig')) {
-    if (typeof ID !== 'string' || typeof written !== 'string') continue;
-    rows.push({ id: ID, config: Buffer.from(written), state: states.get(ID) ?? null });
+    const config = bytesOf(written);
+    if (typeof ID !== 'string' || !config) continue;
+    rows.push({ id: ID, config, state: states.get(ID) ?? null });
     if (rows.length > MAX_CONTAINERS) break;
   }
   return rows;
+}
+
+/** Declared as TEXT, and written as a BLOB. */
+function bytesOf(value: SqliteValue | undefined): Buffer | null {
+  return typeof value === 'string' ? Buffer.from(value) : Buffer.isBuffer(value) ? value : null;
 }
 
 async function readBuckets(database: Bucket): Promise<Row[]> {

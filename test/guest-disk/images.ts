@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { execa, type Options } from 'execa';
 import { afterAll } from 'vitest';
 import type { BlockSource } from '../../guest-disk/disk.ts';
@@ -47,6 +48,15 @@ export async function makeImage(
   args: readonly string[],
 ): Promise<void> {
   await run('mke2fs', ['-q', '-F', '-E', 'root_owner=0:0', '-d', tree, ...args, path, `${sizeMegabytes}M`]);
+}
+
+/** A file of state/, where a README says how each was made. */
+export function stateOf(name: string): Buffer {
+  return readFileSync(join(import.meta.dirname, 'state', name));
+}
+
+export function inflated(name: string): Buffer {
+  return gunzipSync(stateOf(`${name}.gz`));
 }
 
 export function bufferSource(content: Buffer): BlockSource {
