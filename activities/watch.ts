@@ -24,7 +24,7 @@ import type { Store } from '../store/database.ts';
 import { forgetOtherVms, saveContainers, saveVms } from '../store/observations.ts';
 import { listReplicas } from '../store/replicas.ts';
 import { pruneRollups, ROLLUP_SECONDS, saveRollups } from '../store/rollups.ts';
-import { listWatches } from '../store/watches.ts';
+import { listWatches, takeOverWatches } from '../store/watches.ts';
 import { ContainerNames } from './container-names.ts';
 import type { CounterSource } from './counters.ts';
 import { matchContainer, ReplicasByVm } from './matching.ts';
@@ -359,6 +359,10 @@ export class HostWatch {
 
   #readWishes(withReplicas: boolean): Promise<void> {
     return this.#inBackground('read what is wished', async () => {
+      if (withReplicas) {
+        const running = [...this.#vms.values()].filter((vm) => vm.running).map(({ uuid }) => uuid);
+        if (running.length > 0) await takeOverWatches(this.#store, this.#host, running);
+      }
       const watches = await listWatches(this.#store, this.#host);
       const now = this.#clock.now();
       const before = this.#watches;

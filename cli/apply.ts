@@ -6,6 +6,7 @@
 import { readFile } from 'node:fs/promises';
 import { type Client, WithStartWorkflowOperation } from '@temporalio/client';
 import { Command } from 'commander';
+import { workflowIds } from '../model/names.ts';
 import type { ServiceSpec, Spec } from '../model/spec.ts';
 import { directorStart, hostStart, serviceStart, type WorkflowStart } from '../model/starts.ts';
 import { type Configuration, readConfiguration, saveConfiguration } from '../store/configuration.ts';
@@ -13,8 +14,9 @@ import { readInstallationId } from '../store/installation.ts';
 import { type ApplyAnswer, type ApplyRequest, applyUpdate } from '../workflows/messages.ts';
 import { changesOf } from '../workflows/service-state.ts';
 import { type CommandContext, type GlobalOptions, globalOptions, printResult } from './context.ts';
-import { CommandError, EXIT, type ExitCode, problemOf, renderProblem } from './errors.ts';
+import { CommandError, type CommandProblem, EXIT, type ExitCode, problemOf, renderProblem } from './errors.ts';
 import { safeJson } from './escape.ts';
+import { askRetries } from './live.ts';
 import { differences } from './spec-difference.ts';
 import { type FileProblem, parseSpecFile } from './spec-file.ts';
 import type { Temporal } from './temporal.ts';
@@ -185,7 +187,7 @@ async function apply(spec: Spec, replace: boolean, context: CommandContext, glob
     try {
       services.push(accepted(service.name, await applyService(temporal, installationId, { spec: service, replace })));
     } catch (error) {
-      const problem = problemOf(error, `applied service ${service.name}`);
+      const problem = await withCause(problemOf(error, `applied service ${service.name}`), service.name, temporal);
       context.terminal.printError(renderProblem(problem));
       services.push(notAccepted(service.name, problem.reason, problem.found));
       exitCode = exitCode === EXIT.ok ? problem.exitCode : exitCode;
@@ -197,6 +199,14 @@ async function apply(spec: Spec, replace: boolean, context: CommandContext, glob
   const result = { ok: exitCode === EXIT.ok, infrastructure, services, leftAlone: missing };
   printResult(context, globals, result, () => renderApplied(infrastructure, services, missing));
   if (exitCode !== EXIT.ok) context.exitCode(exitCode);
+}
+
+/** Whoever waited in vain learns what the service waits for. */
+async function withCause(problem: CommandProblem, service: string, temporal: Temporal): Promise<CommandProblem> {
+  if (problem.reason !== 'NoAnswer') return problem;
+  const retrying = await askRetries(temporal, workflowIds.service(service));
+  const causes = retrying.map(({ attempt, failure }) => `; it tries again (attempt ${attempt}): ${failure}`);
+  return { ...problem, found: problem.found + causes.join('') };
 }
 
 async function ensureRunning<Input>(

@@ -13,6 +13,7 @@ import type { VmEvidence, Windows } from '../model/evidence.ts';
 import type { RecordedDecision } from '../store/decisions.ts';
 import { printable } from './escape.ts';
 import type { ExplainedOperation } from './explain.ts';
+import { liveNotes } from './live.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
 import { ageText, bytesText, coresText, durationText, percentText, rateText } from './units.ts';
 
@@ -149,7 +150,7 @@ function usageLines(usage: readonly ReplicaUsage[], terminal: Terminal): string[
 }
 
 export function renderOperation(operation: ExplainedOperation, terminal: Terminal, now: Date): string {
-  const { operationId, summary, state, message, openedAt, closedAt, steps } = operation;
+  const { operationId, summary, state, message, openedAt, closedAt, steps, live } = operation;
   const { bold, dim } = terminal.colours;
   const took = durationText((closedAt ?? now).getTime() - openedAt.getTime());
   const rows = steps.map(({ step, state: stepState, startedAt, endedAt }): Cell[] => [
@@ -167,11 +168,12 @@ export function renderOperation(operation: ExplainedOperation, terminal: Termina
     bold(`Operation ${operationId}: ${printable(summary)}`),
     dim(`  begun ${ageText(openedAt, now)}, ${openedAt.toISOString()}; run ${operation.runId}`),
     state === 'open'
-      ? `  ${terminal.colours.cyan('in flight')} for ${took}`
+      ? `  ${terminal.colours.cyan('in flight')} for ${took}${live?.phase == null ? '' : `, phase ${live.phase}`}`
       : `  ${stepCellText(state, terminal)} after ${took}`,
     ...(message === '' ? [] : [`  ${printableSentence(message)}`]),
     table([{ head: '  STEP' }, { head: 'STATE' }, { head: 'TOOK', align: 'right' }], rows, terminal),
     ...messages,
+    ...(live === null ? [] : liveNotes(operationId, live, terminal).map((note) => `  ${note}`)),
   ].join('\n');
 }
 

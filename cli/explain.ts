@@ -8,13 +8,16 @@ import type { Store } from '../store/database.ts';
 import { listDecisions, type RecordedDecision, readDecision } from '../store/decisions.ts';
 import { listOperations, listSteps, type OperationRecord } from '../store/operations.ts';
 import { locateVm } from '../store/watches.ts';
-import { type CommandContext, globalOptions, printResult } from './context.ts';
+import { type CommandContext, type GlobalOptions, globalOptions, printResult } from './context.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { printable } from './escape.ts';
 import { renderDecision, renderOperation } from './explain-text.ts';
+import { type LiveOperation, liveOperation, reachTemporal } from './live.ts';
 
 export interface ExplainedOperation extends OperationRecord {
   readonly steps: Awaited<ReturnType<typeof listSteps>>;
+  /** null: it has ended. */
+  readonly live: LiveOperation | null;
 }
 export interface Explanation {
   readonly subject: string;
@@ -31,7 +34,8 @@ export function explainCommand(context: CommandContext): Command {
     .addHelpText('after', '\nExamples:\n  ciel explain mosaic --last 1\n  ciel explain scale-out/mosaic/3')
     .action(async (what: string, { last }: { last: number }, command: Command) => {
       const globals = globalOptions(command);
-      const explanation = await explain(await context.openStore(globals), what, last);
+      const recorded = await explain(await context.openStore(globals), what, last);
+      const explanation = { ...recorded, operations: await withLive(recorded.operations, context, globals) };
       printResult(context, globals, explanation, () => renderExplanation(explanation, context));
     });
 }
@@ -42,7 +46,29 @@ function parseLast(text: string): number {
   throw new InvalidArgumentError('A number from 1 to 1000 is expected.');
 }
 
-async function explain(store: Store, what: string, last: number): Promise<Explanation> {
+type Recorded = Omit<ExplainedOperation, 'live'>;
+
+/** Whether it tries something again, or needs the operator, only its workflow knows; who has ended is not asked. */
+async function withLive(
+  operations: readonly Recorded[],
+  context: CommandContext,
+  globals: GlobalOptions,
+): Promise<ExplainedOperation[]> {
+  const isOpen = ({ state }: Recorded) => state === 'open';
+  const reached = operations.some(isOpen) ? await reachTemporal(context, globals) : null;
+  return Promise.all(
+    operations.map(async (operation) => {
+      const asked = reached !== null && isOpen(operation);
+      return { ...operation, live: asked ? await liveOperation(reached, operation.operationId) : null };
+    }),
+  );
+}
+
+async function explain(
+  store: Store,
+  what: string,
+  last: number,
+): Promise<Omit<Explanation, 'operations'> & { readonly operations: readonly Recorded[] }> {
   if (/^\d+$/.test(what)) {
     const decision = await readDecision(store, what);
     if (decision === null) throw notFound(`decision ${what}`, 'no such decision is recorded');
@@ -69,7 +95,7 @@ async function explain(store: Store, what: string, last: number): Promise<Explan
   return { subject: what, decisions, operations: await withSteps(store, operations) };
 }
 
-async function withSteps(store: Store, operations: readonly OperationRecord[]): Promise<ExplainedOperation[]> {
+async function withSteps(store: Store, operations: readonly OperationRecord[]): Promise<Recorded[]> {
   return Promise.all(
     operations.map(async (operation) => ({ ...operation, steps: await listSteps(store, operation.runId) })),
   );

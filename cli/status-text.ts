@@ -1,5 +1,6 @@
 /** The text of `ciel status`: 80 columns suffice; every figure has its age, what is missing its reason. */
 import { printable } from './escape.ts';
+import { liveNotes } from './live.ts';
 import { remedyFor } from './remedies.ts';
 import type { OperationStatus, ServiceStatus, Status, VmStatus } from './status.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
@@ -24,17 +25,7 @@ export function renderStatus(status: Status, terminal: Terminal, now: Date): str
     blocks.push(dim(`${more} (ciel monitor start VM)`));
   }
   blocks.push(hostsLine(status.hosts, terminal, now));
-  for (const { operationId, stuck } of status.operations.filter(({ phase }) => phase === 'needsOperator')) {
-    blocks.push(
-      terminal.colours.red(`${operationId} needs the operator: ${stuck.map(printable).join('; ')}`) +
-        `\n  to do: remove the cause, then: ciel operation retry ${operationId} (or skip, to give it up)`,
-    );
-  }
-  for (const { operationId, retrying } of status.operations) {
-    for (const { attempt, failure } of retrying) {
-      blocks.push(terminal.colours.yellow(`${operationId} tries again (attempt ${attempt}): ${printable(failure)}`));
-    }
-  }
+  for (const operation of status.operations) blocks.push(...liveNotes(operation.operationId, operation, terminal));
   const missing = unavailableNotes(status);
   if (missing.length > 0) blocks.push(terminal.colours.yellow(missing.join('\n')));
   return blocks.join('\n\n');

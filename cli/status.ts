@@ -4,7 +4,6 @@
  * does not answer is shown as unavailable with the reason, and the rest is shown all the same.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { QueryDefinition } from '@temporalio/common';
 import { Command } from 'commander';
 import { workflowIds } from '../model/names.ts';
 import { readConfiguration } from '../store/configuration.ts';
@@ -15,20 +14,14 @@ import { listOperations, listSteps } from '../store/operations.ts';
 import { listReplicas } from '../store/replicas.ts';
 import { listVirtualServers } from '../store/virtual-servers.ts';
 import { listWatches } from '../store/watches.ts';
-import {
-  describeOperationQuery,
-  describeServiceQuery,
-  type OperationPhase,
-  type ServiceDescription,
-} from '../workflows/messages.ts';
+import { describeServiceQuery, type ServiceDescription } from '../workflows/messages.ts';
 import { type CommandContext, type GlobalOptions, globalOptions } from './context.ts';
-import { CommandError, EXIT, problemOf } from './errors.ts';
+import { CommandError, EXIT } from './errors.ts';
 import { printable, safeJson } from './escape.ts';
+import { ask, type LiveOperation, liveOperation, type Reached, reachTemporal } from './live.ts';
 import { durationOption } from './options.ts';
 import { renderStatus } from './status-text.ts';
-import type { Temporal } from './temporal.ts';
 
-const QUERY_DEADLINE_MS = 5_000;
 const MAX_OPERATIONS = 100;
 
 /** What a script gets by --json: rows of the store with instants as ISO 8601. */
@@ -67,13 +60,7 @@ export interface VmStatus extends Rows<typeof listVms> {
   readonly watched: boolean;
   readonly containers: readonly Rows<typeof listContainers>[];
 }
-export interface OperationStatus extends Rows<typeof listOperations> {
-  /** Of the workflow; null when it did not answer. */
-  readonly phase: OperationPhase | null;
-  /** In phase needsOperator: what could not be done or undone. */
-  readonly stuck: readonly string[];
-  /** What the step in flight waits for: failed attempts that are made again. */
-  readonly retrying: readonly { readonly attempt: number; readonly failure: string }[];
+export interface OperationStatus extends Rows<typeof listOperations>, LiveOperation {
   readonly steps: readonly Rows<typeof listSteps>[];
 }
 export interface Status {
@@ -194,12 +181,9 @@ async function collect(
     otherVms: only === null ? vms.length - shownVms.length : 0,
     operations: await Promise.all(
       open.map(async (operation) => {
-        const { answer } = await ask(reached, operation.operationId, describeOperationQuery);
         return {
           ...plain(operation),
-          phase: answer?.phase ?? null,
-          stuck: answer?.stuck ?? [],
-          retrying: await askRetries(reached, operation.operationId),
+          ...(await liveOperation(reached, operation.operationId)),
           steps: (await listSteps(store, operation.runId)).map(plain),
         };
       }),
@@ -211,60 +195,9 @@ async function collect(
   };
 }
 
-/** Temporal when it answers, else why it does not; the exit code then says so. */
-async function reachTemporal(
-  context: CommandContext,
-  globals: GlobalOptions,
-): Promise<{ readonly temporal: Temporal } | { readonly unavailable: string }> {
-  try {
-    return { temporal: await context.openTemporal(globals) };
-  } catch (error) {
-    const { found, exitCode } = problemOf(error, 'connected to Temporal');
-    context.exitCode(exitCode);
-    return { unavailable: `Temporal: ${found}` };
-  }
-}
-type Reached = Awaited<ReturnType<typeof reachTemporal>>;
-
-async function ask<T>(
-  reached: Reached,
-  workflowId: string,
-  query: QueryDefinition<T>,
-): Promise<
-  { readonly answer: T; readonly unavailable: null } | { readonly answer: null; readonly unavailable: string }
-> {
-  if ('unavailable' in reached) return { answer: null, unavailable: reached.unavailable };
-  const { temporal } = reached;
-  try {
-    const handle = temporal.client.workflow.getHandle(workflowId);
-    const answer = await temporal.ask(`asked ${workflowId}`, () => handle.query(query), QUERY_DEADLINE_MS);
-    return { answer, unavailable: null };
-  } catch (error) {
-    return { answer: null, unavailable: problemOf(error, `asked ${workflowId}`).found };
-  }
-}
-
 async function intentOf(reached: Reached, service: string): Promise<Pick<ServiceStatus, 'intent' | 'unavailable'>> {
   const { answer, unavailable } = await ask(reached, workflowIds.service(service), describeServiceQuery);
   if (answer === null) return { intent: null, unavailable };
   const { paused, deleting, operationInFlight, quietUntil, recent } = answer;
   return { intent: { paused, deleting, operationInFlight, quietUntil, recent }, unavailable };
-}
-
-/** Empty as well when Temporal does not answer: that is said once, by the services. */
-async function askRetries(reached: Reached, operationId: string): Promise<OperationStatus['retrying']> {
-  if (!('temporal' in reached)) return [];
-  const { temporal } = reached;
-  try {
-    const { raw } = await temporal.ask(
-      `asked what ${operationId} waits for`,
-      (client) => client.workflow.getHandle(operationId).describe(),
-      QUERY_DEADLINE_MS,
-    );
-    return (raw.pendingActivities ?? []).flatMap(({ attempt, lastFailure }) =>
-      lastFailure?.message ? [{ attempt: attempt ?? 1, failure: lastFailure.message }] : [],
-    );
-  } catch {
-    return [];
-  }
 }

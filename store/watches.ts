@@ -1,4 +1,5 @@
 /** The durable wish that a VM be watched: a row a VM, read by its host's watching every tick or two. */
+import { sql } from 'kysely';
 import type { VmLocation } from '../model/activities.ts';
 import { CielFailure } from '../model/failures.ts';
 import type { Store } from './database.ts';
@@ -19,13 +20,23 @@ export async function setWatch(
     .insertInto('watch')
     .values(watch)
     .onConflict((conflict) =>
-      conflict.column('vmUuid').doUpdateSet({
-        vmName: watch.vmName,
-        host: watch.host,
-        quietUntil: watch.quietUntil,
-      }),
+      // Not its host: the VM may have moved since its monitor was started.
+      conflict.column('vmUuid').doUpdateSet({ vmName: watch.vmName, quietUntil: watch.quietUntil }),
     )
     .execute();
+}
+
+/**
+ * A VM that was migrated is watched where it runs. Only from a host that does not show it as running any more: while it
+ * moves, libvirt has it on both.
+ * @param running the UUIDs of the VMs that run on `host` now
+ */
+export async function takeOverWatches(store: Store, host: string, running: readonly string[]): Promise<void> {
+  await sql`
+    update watch set host = ${host} where host <> ${host} and vm_uuid = any(${running}::uuid[]) and not exists
+      (select from vm where vm.vm_uuid = watch.vm_uuid and vm.host = watch.host and vm.state in ('running', 'blocked'))`.execute(
+    store,
+  );
 }
 
 /** Its latest containers go too: they are no longer read, and old figures must not look like new ones. */

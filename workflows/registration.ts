@@ -12,8 +12,9 @@ import { control, onDirector, type Within } from './calls.ts';
 import { SERVING_WEIGHT } from './scale-out.ts';
 import { changesOf, sameVirtualAddress } from './service-state.ts';
 
-/** An operator waits for the answer to an `apply`. */
+/** An operator waits for the answer to an `apply`, which has this time, and a refused one this to be taken back. */
 const APPLY_WITHIN = '20 s';
+export const TAKE_BACK_WITHIN = '10 s';
 
 /** The adopted replicas of a specification; what is known already of one stays. */
 export async function adoptedReplicas(
@@ -54,9 +55,13 @@ export interface Registered {
 }
 
 /** @param before null: the service is new */
-export async function register(before: Registered | null, { spec, adopted }: Registered): Promise<void> {
+export async function register(
+  before: Registered | null,
+  { spec, adopted }: Registered,
+  within: Within = APPLY_WITHIN,
+): Promise<void> {
   const { name, virtual } = spec;
-  if (before !== null && !sameVirtualAddress(before.spec, spec)) await unregister(before.spec);
+  if (before !== null && !sameVirtualAddress(before.spec, spec)) await unregister(before.spec, within);
   await control(`Note virtual server ${virtual.address}:${virtual.port}`).setVirtualServer({ service: spec });
   if (!changesOf(before?.spec ?? null, spec).lvs) return;
   const listed = new Set(adopted.map(({ replicaId }) => replicaId));
@@ -69,7 +74,7 @@ export async function register(before: Registered | null, { spec, adopted }: Reg
     await control(`Note real server ${address}:${virtual.port}`).setRealServer(realServer);
   }
   const { director } = virtual;
-  await onDirector(director, `Bring LVS to ${name}`, APPLY_WITHIN).convergeVirtualServer({ director, service: name });
+  await onDirector(director, `Bring LVS to ${name}`, within).convergeVirtualServer({ director, service: name });
 }
 
 export async function unregister(spec: ServiceSpec, within: Within = APPLY_WITHIN): Promise<void> {

@@ -66,7 +66,7 @@ import {
   scaleSignal,
   scaleUpdate,
 } from './messages.ts';
-import { adoptedReplicas, located, type Registered, register, unregister } from './registration.ts';
+import { adoptedReplicas, located, type Registered, register, TAKE_BACK_WITHIN, unregister } from './registration.ts';
 import type { ScaleInInput, Victim } from './scale-in.ts';
 import type { ScaleOutInput } from './scale-out.ts';
 import {
@@ -216,7 +216,9 @@ class Service {
   /** After a refused change: the rows as they were. The director is brought back when it can be. */
   async #takeBack(before: Registered | null, refused: Registered): Promise<void> {
     try {
-      await (before === null ? unregister(refused.spec) : register(refused, before));
+      await (before === null
+        ? unregister(refused.spec, TAKE_BACK_WITHIN)
+        : register(refused, before, TAKE_BACK_WITHIN));
     } catch (error) {
       this.#note(`the change was taken back, but the director not yet: ${causeOf(error).message}`);
     }

@@ -9,7 +9,7 @@ import { unavailable } from '../../model/reading.ts';
 import { saveService } from '../../store/configuration.ts';
 import { listContainers, listVms } from '../../store/observations.ts';
 import { saveReplicas } from '../../store/replicas.ts';
-import { clearWatch, setWatch } from '../../store/watches.ts';
+import { clearWatch, listWatches, setWatch } from '../../store/watches.ts';
 import { serviceForTest } from '../store/spec-for-test.ts';
 import { type StoreForTest, startStoreForTest } from '../store/store-for-test.ts';
 import { RecordedHost, type RecordedVm } from './recorded-vms.ts';
@@ -52,9 +52,9 @@ beforeEach(async () => {
   await watch(null);
 });
 
-function newWatching(): HostWatch {
-  return new HostWatch('kvm-1', {
-    source: host,
+function newWatching(name = 'kvm-1', source = host): HostWatch {
+  return new HostWatch(name, {
+    source,
     store: test.store,
     clock: host.clock,
     deliver: async (crossing) => {
@@ -242,6 +242,34 @@ describe('a VM whose containers cannot be read', () => {
     shop.unreadable = unavailable('Faulted', 'x');
     await seconds(40);
     expect(kinds()).toEqual(['unreadable', 'unreadable']);
+  });
+});
+
+describe('a VM that is migrated', () => {
+  it('is watched where it runs, once it runs nowhere else, and stays so when its monitor writes again', async () => {
+    await seconds(6);
+    const target = new RecordedHost();
+    const moved = target.add(shop.uuid, 'shop-1', ['mosaic', 'nginx', 'jvm']);
+    moved.state = 'paused';
+    const there = newWatching('kvm-2', target);
+    const alsoThere = async (count: number) => {
+      for (let second = 0; second < count; second += 1) {
+        await seconds(1);
+        await there.tick();
+        await there.settled();
+        target.advance(1);
+      }
+    };
+    await alsoThere(15);
+    expect(await listWatches(test.store)).toMatchObject([{ host: 'kvm-1' }]);
+    moved.state = 'running';
+    shop.state = 'shutoff';
+    await alsoThere(15);
+    await watch(null);
+    await alsoThere(15);
+    expect(await listWatches(test.store)).toMatchObject([{ host: 'kvm-2' }]);
+    expect(target.introspections).toBeGreaterThan(2);
+    expect(kinds()).not.toContain('hot');
   });
 });
 

@@ -3,7 +3,7 @@
  * the roles are tested.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -39,9 +39,19 @@ function environment(): NodeJS.ProcessEnv {
   return Object.fromEntries(entries);
 }
 
-function startUp(...options: string[]): { child: ChildProcess; said: () => string; exit: Promise<number | null> } {
-  const child = spawn(process.execPath, ['--import', 'tsx', main, '--state', state, 'up', ...options], {
-    env: environment(),
+interface Started {
+  readonly child: ChildProcess;
+  readonly said: () => string;
+  readonly exit: Promise<number | null>;
+}
+
+function startUp(...options: string[]): Started {
+  return startIn(state, {}, ...options);
+}
+
+function startIn(directory: string, env: Readonly<Record<string, string>>, ...options: string[]): Started {
+  const child = spawn(process.execPath, ['--import', 'tsx', main, '--state', directory, 'up', ...options], {
+    env: { ...environment(), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   started.push(child);
@@ -61,7 +71,7 @@ async function until<T>(what: string, look: () => Promise<T | null | undefined |
 }
 
 /** As soon as its Temporal and its control role are recorded. */
-function ready({ child, said }: ReturnType<typeof startUp>): Promise<Runtime> {
+function ready({ child, said }: Started): Promise<Runtime> {
   return until('the runtime file', async () => {
     if (child.exitCode !== null) throw new Error(`ciel up ended with ${child.exitCode}: ${said()}`);
     const runtime = await findRuntime(state);
@@ -134,6 +144,58 @@ describe('ciel up', { timeout: 4 * WITHIN_MS }, () => {
     expect(await findRuntime(state)).toBeNull();
     expect(third.said()).toContain('ended');
     expect(await readFile(join(state, 'logs', 'temporal.log'), 'utf8')).not.toContain('malformed');
+  });
+});
+
+describe('what `ciel up` lacks at its start', { timeout: 2 * WITHIN_MS }, () => {
+  const says = (up: Started, text: string) => until(`"${text}"`, async () => up.said().includes(text));
+  const end = async ({ child, exit }: Started) => {
+    child.kill('SIGTERM');
+    await exit;
+  };
+
+  it('is named and awaited: a database, Temporal', async () => {
+    const noDatabase = startIn(state, { DATABASE_URL: 'postgresql://ciel:secret@127.0.0.1:1/ciel' });
+    await says(noDatabase, 'awaits the database at 127.0.0.1:1/ciel (from DATABASE_URL)');
+    expect(noDatabase.said()).not.toContain('secret');
+    await end(noDatabase);
+    const noTemporal = startIn(state, { TEMPORAL_ADDRESS: '127.0.0.1:1' });
+    await says(noTemporal, 'control: awaits Temporal at 127.0.0.1:1');
+    await end(noTemporal);
+  });
+
+  it('is named and awaited: libvirt. A service that is refused keeps nothing from running', async () => {
+    const libvirt = `qemu+unix:///system?socket=${state}/nobody`;
+    const config = join(state, 'ciel.yaml');
+    await writeFile(
+      config,
+      `version: 1
+hosts: [{ name: h1, libvirt: "${libvirt}", storage: /srv, bridge: br0, capacity: { vcpus: 4, memory: 8GiB } }]
+directors: [{ name: d1, reach: { kind: agent, host: h1, vm: lvs } }]
+networks: [{ name: lan, subnet: 10.0.0.0/16, addresses: [10.0.1.1-10.0.1.99] }]
+templates: [{ name: minimal, directory: /srv/minimal }]
+services:
+  - { name: s1, image: "registry:5000/s1:1", virtual: { director: d1, address: 10.0.0.10, port: 80 },
+      network: lan, template: minimal, min: 0, max: 1 }
+`,
+    );
+    const up = startUp('--config', config);
+    await says(up, `host-h1: awaits libvirt at ${libvirt}`);
+    await says(up, `not all of ${config} was applied; the rest runs`);
+    expect(up.said()).toMatch(/s1 stays as it was: .*nobody took it up|s1 stays as it was: .*did not end in time/);
+    expect(up.child.exitCode).toBeNull();
+    await end(up);
+  });
+
+  it('is a file that is valid, or a directory that can be made: it ends, with what to do', async () => {
+    const config = join(state, 'broken.yaml');
+    await writeFile(config, 'version: 2\n');
+    const broken = startUp('--config', config);
+    expect(await broken.exit).toBe(2);
+    expect(broken.said()).toContain(`${config}:1:10  version  expected 1, got 2`);
+    const inTheWay = startIn(config, {});
+    expect(await inTheWay.exit).toBe(1);
+    expect(inTheWay.said()).toMatch(/broken\.yaml\n {2}found: ENOTDIR.*\n {2}to do: .*--state/);
   });
 });
 

@@ -39,7 +39,7 @@ import {
   setVirtualServer,
   withVirtualServerLock,
 } from '../../store/virtual-servers.ts';
-import { clearWatch, listWatches, locateVm, setWatch } from '../../store/watches.ts';
+import { clearWatch, listWatches, locateVm, setWatch, takeOverWatches } from '../../store/watches.ts';
 import { serviceForTest, specForTest } from './spec-for-test.ts';
 import { type StoreForTest, startStoreForTest } from './store-for-test.ts';
 
@@ -163,9 +163,11 @@ describe('latest counters', () => {
 describe('watches', () => {
   it('are set, changed and cleared by VM', async () => {
     const { store } = test;
-    await setWatch(store, { vmUuid: VM, vmName: 'shop-1', host: 'kvm-1', quietUntil: null });
-    await setWatch(store, { vmUuid: VM, vmName: 'shop-1', host: 'kvm-2', quietUntil: NOW });
-    expect(await listWatches(store, 'kvm-1')).toEqual([]);
+    await setWatch(store, { vmUuid: VM, vmName: 'shop-1', host: 'kvm-0', quietUntil: null });
+    // Its monitor knows the host that it began on; the VM is watched where it runs.
+    await takeOverWatches(store, 'kvm-2', [VM]);
+    await setWatch(store, { vmUuid: VM, vmName: 'shop-1', host: 'kvm-0', quietUntil: NOW });
+    expect(await listWatches(store, 'kvm-0')).toEqual([]);
     expect(await listWatches(store, 'kvm-2')).toEqual([
       { vmUuid: VM, vmName: 'shop-1', host: 'kvm-2', quietUntil: new Date(NOW) },
     ]);
