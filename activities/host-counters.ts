@@ -5,9 +5,10 @@
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import { z } from 'zod';
+import type { ContainersOnDisk } from '../guest-disk/look-up.ts';
 import { GuestDiskReader } from '../guest-disk/reader.ts';
 import { listContainersOfVm } from '../guest-disk/vm-containers.ts';
-import { available, type Reading, unavailable } from '../model/reading.ts';
+import { available, mapReading, type Reading, unavailable } from '../model/reading.ts';
 import type { ContainerIdentity, VmCounters, VmIntrospection } from '../model/usage.ts';
 import { Introspection } from '../native/introspection.ts';
 import { type Libvirt, LibvirtError } from '../native/libvirt.ts';
@@ -41,18 +42,17 @@ const LOOK_WITHIN_MS = 5_000;
 /** The first attach to a guest takes tenths of a second, or seconds: the others are not kept waiting for it. */
 const ATTACH_PATIENCE_MS = 100;
 
-/** Who the containers of a running VM are, by its virtual disk, whatever watches it. */
-export async function identitiesOf(
+/** What a running VM's virtual disks say of its containers, whatever watches it. */
+export async function containersOnDiskOf(
   libvirt: Libvirt,
   disks: GuestDiskReader,
   vmUuid: string,
-): Promise<Reading<readonly ContainerIdentity[]>> {
+): Promise<Reading<ContainersOnDisk>> {
   try {
     const directory = await domainDirectory(libvirt, vmUuid);
     if (!directory.available) return directory;
     const monitor = (command: object) => libvirt.monitorCommand(vmUuid, command);
-    const found = await listContainersOfVm(disks, monitor, { uuid: vmUuid, ...directory.value });
-    return found.available ? available(found.value.containers) : found;
+    return await listContainersOfVm(disks, monitor, { uuid: vmUuid, ...directory.value });
   } catch (error) {
     if (!(error instanceof LibvirtError)) throw error;
     return unavailable('Unreachable', `QEMU's monitor of VM ${vmUuid}: ${error.message}`);
@@ -85,8 +85,8 @@ export class HostCounters implements CounterSource {
     return this.#introspection.sample(vmUuids, LOOK_WITHIN_MS, ATTACH_PATIENCE_MS);
   }
 
-  identities(vmUuid: string): Promise<Reading<readonly ContainerIdentity[]>> {
-    return identitiesOf(this.#libvirt, this.#disks, vmUuid);
+  async identities(vmUuid: string): Promise<Reading<readonly ContainerIdentity[]>> {
+    return mapReading(await containersOnDiskOf(this.#libvirt, this.#disks, vmUuid), ({ containers }) => containers);
   }
 
   forget(vmUuids: readonly string[]): void {

@@ -6,8 +6,8 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, InvalidArgumentError } from 'commander';
-import { type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
-import type { ContainerIdentity, VmIntrospection } from '../model/usage.ts';
+import { mapReading, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
+import type { VmIntrospection } from '../model/usage.ts';
 import { readDump } from '../native/dump.ts';
 import { Introspection } from '../native/introspection.ts';
 import { cacheDirectory } from '../template/cache.ts';
@@ -15,10 +15,11 @@ import { type CommandContext, type GlobalOptions, globalOptions } from './contex
 import { dumpLook, renderDumpLook } from './dump-look.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { printable, safeJson } from './escape.ts';
+import type { NamesOnDisk } from './names-on-disk.ts';
 import { durationOption } from './options.ts';
 import { remedyFor } from './remedies.ts';
 import { renderLook, type VmLook, vmLook } from './vm-look.ts';
-import { type FoundVm, findVm, identitiesOnDisk } from './vm-search.ts';
+import { type FoundVm, findVm, namesInImage } from './vm-search.ts';
 
 interface IntrospectOptions {
   readonly hostUri?: string;
@@ -130,9 +131,7 @@ async function introspectDump(
   });
   const [reading, names] = await Promise.all([
     readDump(file, { signal }),
-    disk === null
-      ? unavailable('NotFound', 'names are on the disk of the VM: give it by --disk')
-      : identitiesOnDisk(disk),
+    disk === null ? unavailable('NotFound', 'names are on the disk of the VM: give it by --disk') : namesInImage(disk),
   ]);
   if (!reading.available) {
     throw new CommandError({
@@ -144,24 +143,28 @@ async function introspectDump(
     });
   }
   const { format, introspection } = reading.value;
-  const look = dumpLook({ file, format, writtenAt: status.mtime.toISOString() }, introspection, names);
+  const look = dumpLook(
+    { file, format, writtenAt: status.mtime.toISOString() },
+    introspection,
+    mapReading(names, ({ containers }) => containers),
+  );
   terminal.print(json ? safeJson(look, 2) : renderDumpLook(look, terminal));
 }
 
 /** Names, looked up when there is a container without one, and not too often. */
 class Names {
   readonly #vm: FoundVm;
-  #found: Reading<readonly ContainerIdentity[]> | null = null;
+  #found: Reading<NamesOnDisk> | null = null;
   #atMs = 0;
   constructor(vm: FoundVm) {
     this.#vm = vm;
   }
-  async of({ containers }: VmIntrospection): Promise<Reading<readonly ContainerIdentity[]>> {
+  async of({ containers }: VmIntrospection): Promise<Reading<NamesOnDisk>> {
     const found = this.#found;
-    const known = new Set(found?.available === true ? found.value.map(({ id }) => id) : []);
+    const known = new Set(found?.available === true ? found.value.containers.map(({ id }) => id) : []);
     const complete = containers.every(({ id, runtime }) => runtime === 'systemd' || known.has(id));
     if (found !== null && (complete || Date.now() - this.#atMs < NAMES_EVERY_MS)) return found;
-    this.#found = await this.#vm.identities();
+    this.#found = await this.#vm.names();
     this.#atMs = Date.now();
     return this.#found;
   }

@@ -4,6 +4,7 @@ import type { ContainerCounters, ContainerDetails, ContainerIdentity, VmIntrospe
 import { type DetailsLook, detailsLook } from './container-details.ts';
 import { renderDetails } from './details-text.ts';
 import { printable } from './escape.ts';
+import { type NamesLook, type NamesOnDisk, namesAgeText, namesLook, namesNotes } from './names-on-disk.ts';
 import { NO_RATE_YET, perSecond, sum, timeRate } from './rates.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
 import { bytesText, coresText, durationText, percentText, rateText } from './units.ts';
@@ -60,7 +61,7 @@ export interface VmLook {
   readonly cpuCores: Reading<number>;
   /** Between the two looks. */
   readonly intervalMs: number;
-  readonly names: { readonly available: boolean; readonly reason: string | null; readonly message: string | null };
+  readonly names: NamesLook;
   readonly containers: readonly ContainerLook[];
 }
 
@@ -71,10 +72,10 @@ export function vmLook(
   before: VmIntrospection,
   after: VmIntrospection,
   [cpuBefore, cpuAfter]: readonly [CpuAt, CpuAt],
-  names: Reading<readonly ContainerIdentity[]>,
+  names: Reading<NamesOnDisk>,
 ): VmLook {
   const { uuid, name, pid, libvirtUri, ramBytes } = vm;
-  const identities = names.available ? names.value : [];
+  const identities = names.available ? names.value.containers : [];
   const elapsed = after.atNanoseconds - before.atNanoseconds;
   return {
     vm: { uuid, name, pid, libvirtUri },
@@ -90,11 +91,7 @@ export function vmLook(
         ? unavailable('ProcessGone', 'the QEMU process has ended')
         : timeRate(available(cpuBefore.cpu), available(cpuAfter.cpu), cpuAfter.at - cpuBefore.at),
     intervalMs: Number(elapsed) / 1e6,
-    names: {
-      available: names.available,
-      reason: names.available ? null : names.reason,
-      message: names.available ? null : names.message,
-    },
+    names: namesLook(names, Date.now()),
     containers: after.containers.map((container) => {
       const earlier =
         after.guestBoot === before.guestBoot ? before.containers.find(({ id }) => id === container.id) : undefined;
@@ -198,12 +195,19 @@ export function renderLook(look: VmLook, terminal: Terminal, isWide = false): st
     rows,
     terminal,
   );
-  const nameNote = names.available ? [] : [dim('Without names, containers are shown by id.')];
+  const nameNote = dim(names.available ? (namesAgeText(names) ?? '') : 'Without names, containers are shown by id.');
   const paragraphs = isWide
     ? containers.flatMap((container) => ['', bold(nameOf(container)), renderDetails(container, terminal)])
     : [];
   const all = [...containers.flatMap(warningsOf), ...notes];
-  return [...head, '', body, ...paragraphs, ...(all.length === 0 ? [] : ['', ...all]), ...nameNote].join('\n');
+  return [
+    ...head,
+    '',
+    body,
+    ...paragraphs,
+    ...(all.length === 0 ? [] : ['', ...all]),
+    ...(nameNote === '' ? [] : [nameNote]),
+  ].join('\n');
 }
 
 function nameOf({ name, runtime, id }: ContainerLook): string {
@@ -293,5 +297,5 @@ function reasonsOf({ containers, names }: VmLook, isWide: boolean): string[] {
     if (isWide) for (const [what, reading] of wideFigures(container)) note(what, reading);
   }
   const lines = [...notes].map(([why, what]) => `${[...what].join(', ')} unavailable: ${why}`);
-  return names.available ? lines : [`names unavailable: ${names.reason}: ${printable(names.message ?? '')}`, ...lines];
+  return [...namesNotes(names), ...lines];
 }

@@ -3,14 +3,15 @@
  * the disk), else by its QEMU process alone.
  */
 import { readdir } from 'node:fs/promises';
-import { identitiesOf } from '../activities/host-counters.ts';
+import { containersOnDiskOf } from '../activities/host-counters.ts';
 import { GuestDiskReader } from '../guest-disk/reader.ts';
-import { available, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
-import type { ContainerIdentity, VmCounters } from '../model/usage.ts';
+import { type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
+import type { VmCounters } from '../model/usage.ts';
 import { type DomainDescription, Libvirt } from '../native/libvirt.ts';
 import { findQemu, processCpuNanoseconds, type QemuProcess, readQemu } from '../native/qemu-process.ts';
 import { CommandError, type CommandProblem, EXIT } from './errors.ts';
 import { printable } from './escape.ts';
+import type { NamesOnDisk } from './names-on-disk.ts';
 import { remedyFor, type VmPlace, virsh } from './remedies.ts';
 
 export interface FoundVm {
@@ -22,7 +23,7 @@ export interface FoundVm {
   readonly ramBytes: number | null;
   /** CPU time of the whole VM, and when that was, by the host's monotonic clock. */
   cpuNanoseconds(): Promise<{ readonly cpu: bigint; readonly at: bigint } | null>;
-  identities(): Promise<Reading<readonly ContainerIdentity[]>>;
+  names(): Promise<Reading<NamesOnDisk>>;
   close(): Promise<void>;
 }
 
@@ -122,7 +123,7 @@ async function byLibvirt(
     libvirtUri: libvirt.uri,
     ramBytes: qemu.ramBytes,
     cpuNanoseconds: () => cpuOf(qemu),
-    identities: () => (disk === null ? identitiesOf(libvirt, disks, uuid) : identitiesOnDisk(disk)),
+    names: () => (disk === null ? containersOnDiskOf(libvirt, disks, uuid) : namesInImage(disk)),
     close: async () => {
       await disks.close();
       await libvirt.close();
@@ -160,10 +161,10 @@ function byProcess(qemu: QemuProcess, { disk }: VmQuery): FoundVm {
     libvirtUri: null,
     ramBytes: qemu.ramBytes,
     cpuNanoseconds: () => cpuOf(qemu),
-    identities: async () =>
+    names: async () =>
       disk === null
         ? unavailable('Unsupported', "names are read through libvirt's monitor or --disk, and neither was given")
-        : identitiesOnDisk(disk),
+        : namesInImage(disk),
     close: async () => undefined,
   };
 }
@@ -173,11 +174,10 @@ async function cpuOf({ pid }: QemuProcess) {
   return cpu === null ? null : { cpu, at: process.hrtime.bigint() };
 }
 
-export async function identitiesOnDisk(path: string): Promise<Reading<readonly ContainerIdentity[]>> {
+export async function namesInImage(path: string): Promise<Reading<NamesOnDisk>> {
   const reader = new GuestDiskReader();
   try {
-    const found = await reader.listContainers({ kind: 'raw', path });
-    return found.available ? available(found.value.containers) : found;
+    return await reader.listContainers({ kind: 'raw', path });
   } finally {
     await reader.close();
   }

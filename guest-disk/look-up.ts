@@ -40,7 +40,7 @@ export interface ContainersOnDisk {
   readonly asOfUnixMs: number;
   /** The file systems on which container runtimes were found. */
   readonly fileSystems: readonly FileSystemOnDisk[];
-  /** Runtimes that are there and whose state could not be read. */
+  /** What is there and could not be read: a runtime's state, or (null) a whole disk beside others. */
   readonly failures: readonly RuntimeFailure[];
 }
 
@@ -52,7 +52,7 @@ export interface FileSystemOnDisk extends FileSystemAge {
 }
 
 export interface RuntimeFailure {
-  readonly runtime: ContainerRuntime;
+  readonly runtime: ContainerRuntime | null;
   readonly place: string;
   readonly reason: UnavailableReason;
   readonly message: string;

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { type NamesOnDisk, namesAgeText, namesLook, namesNotes } from '../../cli/names-on-disk.ts';
 import { renderLook, vmLook } from '../../cli/vm-look.ts';
 import { available, unavailable } from '../../model/reading.ts';
 import type {
@@ -102,7 +103,14 @@ const IDENTITY: ContainerIdentity = {
   memoryLimitBytes: null,
 };
 const cpu = (nanoseconds: bigint, seconds: bigint) => ({ cpu: nanoseconds, at: seconds * SECOND });
-const look = (before: VmIntrospection, after: VmIntrospection, names = available([IDENTITY])) =>
+const NAMES: NamesOnDisk = {
+  containers: [IDENTITY],
+  unreadable: [],
+  failures: [],
+  asOfUnixMs: Date.now(),
+  fileSystems: [],
+};
+const look = (before: VmIntrospection, after: VmIntrospection, names = available(NAMES)) =>
   vmLook(VM, before, after, [cpu(0n, 0n), cpu(SECOND, 2n)], names);
 
 describe('rates', () => {
@@ -287,5 +295,49 @@ describe('the text', () => {
     );
     expect(text).toContain(ID.slice(0, 12));
     expect(text).toContain('names unavailable: NbdBusy: a backup uses the NBD server');
+  });
+});
+
+describe('names from the disk', () => {
+  const found: NamesOnDisk = {
+    ...NAMES,
+    asOfUnixMs: 1_795_577_364_000,
+    fileSystems: [
+      {
+        format: 'ext4',
+        place: 'disk',
+        runtimes: ['docker', 'lxc'],
+        journalledBlocks: 7,
+        journalSequence: 3,
+        committedAtUnixMs: 1_795_577_361_000,
+      },
+      {
+        format: 'xfs',
+        place: 'data/\u001bc',
+        runtimes: ['containerd'],
+        journalledBlocks: 0,
+        journalSequence: null,
+        committedAtUnixMs: Number.MAX_SAFE_INTEGER,
+      },
+    ],
+    failures: [{ runtime: 'podman', place: 'disk', reason: 'Torn', message: 'again and again' }],
+    unreadable: Array.from({ length: 9 }, (_, n) => ({ id: `\u001b${n}`, reason: 'Malformed', message: 'cut' })),
+  };
+
+  it('say how old they are and where they were read', () => {
+    const look = namesLook(available(found), 1_795_577_364_400);
+    expect(look).toMatchObject({ asOf: '2026-11-25T03:29:24.000Z', ageMs: 400 });
+    expect(look.fileSystems.map(({ committedAt }) => committedAt)).toEqual(['2026-11-25T03:29:21.000Z', null]);
+    expect(namesAgeText(look)).toMatch(
+      /^Names 400 ms old, from ext4 \(docker, lxc\) and xfs on data\/\S+ \(containerd\)\.$/,
+    );
+    expect(namesAgeText(look)).not.toMatch(/\p{Control}/u);
+  });
+
+  it('say what could not be read, and not without end', () => {
+    const notes = namesNotes(namesLook(available(found), Date.now()));
+    expect(notes[0]).toBe('names of podman on disk unavailable: Torn: again and again');
+    expect(notes.at(-1)).toBe('… and 5 more names unavailable');
+    expect(notes.join('')).not.toMatch(/\p{Control}/u);
   });
 });
