@@ -71,6 +71,26 @@ static enum ciel_status file_scan(struct ciel_source *source, ciel_scan_visitor 
 	return ciel_backing_scan(file->file, file->file_offset, source->size, visit, context, error);
 }
 
+static enum ciel_status file_gather(struct ciel_source *source, const struct ciel_piece *pieces, uint32_t count, uint8_t *to,
+				    struct ciel_error *error)
+{
+	enum ciel_status status = CIEL_OK;
+
+	for (uint32_t i = 0; !status && i < count; i++) {
+		status = file_read(source, pieces[i].offset, to, pieces[i].length, error);
+		to += pieces[i].length;
+	}
+	return status;
+}
+
+/* pread allocates nothing anywhere. */
+static int file_resident(struct ciel_source *source, uint64_t offset)
+{
+	(void)source;
+	(void)offset;
+	return 1;
+}
+
 static void file_refresh(struct ciel_source *source)
 {
 	memset(file_of(source)->staged, 0xff, sizeof(file_of(source)->staged));
@@ -98,6 +118,8 @@ static const struct ciel_source_operations file_operations = {
 	.read = file_read,
 	.scan = file_scan,
 	.refresh = file_refresh,
+	.gather = file_gather,
+	.resident = file_resident,
 	.alive = file_alive,
 	.destroy = file_destroy,
 };

@@ -9,7 +9,7 @@
 #include "source.h"
 
 /* QEMU has 256 slots for DIMMs at most. */
-enum { MAX_PARTS = 260 };
+enum { MAX_PARTS = 260, GATHER_BATCH = 512 };
 
 struct joined_source {
 	struct ciel_source source;
@@ -98,6 +98,48 @@ static enum ciel_status joined_scan(struct ciel_source *source, ciel_scan_visito
 	return status;
 }
 
+/* Pieces of one part that follow one another go to it together, where it can do that. */
+static enum ciel_status joined_gather(struct ciel_source *source, const struct ciel_piece *pieces, uint32_t count,
+				      uint8_t *to, struct ciel_error *error)
+{
+	struct joined_source *joined = joined_of(source);
+	enum ciel_status status = CIEL_OK;
+
+	for (uint32_t done = 0, run; !status && done < count; done += run) {
+		struct ciel_piece within[GATHER_BATCH];
+		uint64_t start, bytes = 0;
+		uint32_t number = find_part(joined, pieces[done].offset, &start);
+		struct ciel_source *part = joined->parts[number];
+
+		for (run = 0; run < GATHER_BATCH && done + run < count; run++) {
+			const struct ciel_piece *piece = &pieces[done + run];
+			if (piece->offset < start || piece->offset + piece->length > joined->ends[number])
+				break;
+			within[run] = (struct ciel_piece){ .offset = piece->offset - start, .length = piece->length };
+			bytes += piece->length;
+		}
+		if (run > 0 && part->operations->gather) {
+			status = part->operations->gather(part, within, run, to, error);
+		} else {
+			/* A part without, or a piece across two parts. */
+			run = 1;
+			bytes = pieces[done].length;
+			status = ciel_source_read(source, pieces[done].offset, to, bytes, error);
+		}
+		to += bytes;
+	}
+	return status;
+}
+
+static int joined_resident(struct ciel_source *source, uint64_t offset)
+{
+	struct joined_source *joined = joined_of(source);
+	uint64_t start;
+	struct ciel_source *part = joined->parts[find_part(joined, offset, &start)];
+
+	return !part->operations->resident || part->operations->resident(part, offset - start);
+}
+
 static void joined_refresh(struct ciel_source *source)
 {
 	struct joined_source *joined = joined_of(source);
@@ -139,6 +181,8 @@ enum ciel_status ciel_source_open_joined(struct ciel_source *const *parts, uint3
 		.read = joined_read,
 		.scan = joined_scan,
 		.refresh = joined_refresh,
+		.gather = joined_gather,
+		.resident = joined_resident,
 		.alive = joined_alive,
 		.destroy = joined_destroy,
 	};
