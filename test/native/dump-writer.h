@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writes dumps of a made-up RAM, as QEMU and makedumpfile write them, into memory: for the tests of the sources and as
- * seeds of the fuzzers. Pages [left_out, left_out + left_out_count) are not in the dump.
+ * seeds of the fuzzers. Pages [left_out, left_out + left_out_count) are not in the dump; kdump files hold what `present` says
+ * instead, when it is given.
  */
 #ifndef CIEL_DUMP_WRITER_H
 #define CIEL_DUMP_WRITER_H
@@ -21,6 +22,7 @@ enum { WRITER_PAGE = 4096 };
 struct dump_content {
 	const uint8_t *ram;
 	uint32_t pages, left_out, left_out_count;
+	const uint8_t *present; /* one byte a page */
 };
 
 struct dump_buffer {
@@ -30,6 +32,8 @@ struct dump_buffer {
 
 static inline int is_left_out(const struct dump_content *content, uint32_t page)
 {
+	if (content->present)
+		return !content->present[page];
 	return page >= content->left_out && page < content->left_out + content->left_out_count;
 }
 
@@ -102,7 +106,7 @@ static inline size_t compress_page(enum writer_compression how, const uint8_t *p
 		CHECK(snappy_compress((const char *)page, WRITER_PAGE, (char *)to, &size) == SNAPPY_OK);
 		return size;
 	case WRITE_ZSTD:
-		size = ZSTD_compress(to, 2 * WRITER_PAGE, page, WRITER_PAGE, 1);
+		size = ZSTD_compress(to, 2 * WRITER_PAGE, page, WRITER_PAGE, 19);
 		CHECK(!ZSTD_isError(size));
 		return size;
 	case WRITE_RAW:
@@ -122,10 +126,12 @@ static inline struct dump_buffer write_kdump(const struct dump_content *content,
 	struct dump_buffer buffer = { 0 };
 	size_t half = (content->pages / 8 + WRITER_PAGE - 1) / WRITER_PAGE * WRITER_PAGE;
 	size_t bitmap = 2 * WRITER_PAGE, descriptors = bitmap + 2 * half;
-	uint32_t in_dump = content->pages - content->left_out_count;
-	uint64_t at = descriptors + in_dump * 24ull;
+	uint32_t in_dump = 0;
 	uint8_t compressed[2 * WRITER_PAGE];
 
+	for (uint32_t page = 0; page < content->pages; page++)
+		in_dump += !is_left_out(content, page);
+	uint64_t at = descriptors + in_dump * 24ull;
 	put_at(&buffer, 0, "KDUMP   ", 8);
 	put_word(&buffer, 8, 6, 4);
 	put_word(&buffer, 428, WRITER_PAGE, 4);

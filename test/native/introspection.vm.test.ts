@@ -1,14 +1,16 @@
 /**
  * Introspection of a real guest. Truth is what the guest's own cgroup files say, read inside it.
  */
-import { copyFile, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Reading } from '../../model/reading.ts';
 import type { ContainerCounters, VmIntrospection } from '../../model/usage.ts';
+import { readDump } from '../../native/dump.ts';
 import { Introspection } from '../../native/introspection.ts';
 import type { SourceChoice } from '../../native/mapper.ts';
+import { FUZZ_PROGRAMS } from '../fuzz/places.ts';
 import { temporaryDirectory } from '../guest-disk/images.ts';
 import { connectQmp, type QmpConnection } from '../guest-disk/qemu.ts';
 import {
@@ -157,13 +159,48 @@ it('finds a container that was removed gone, and a new one there', async () => {
   expect((await look()).containers.map((container) => container.id)).toContain(id);
 });
 
+/** The guest stands still while QEMU writes it. */
+async function writeDump(format: 'elf' | 'kdump-zlib'): Promise<string> {
+  const path = join(directory, `${format}.dump`);
+  await rm(path, { force: true });
+  const answer = await qmp.monitor({
+    execute: 'dump-guest-memory',
+    arguments: { paging: false, protocol: `file:${path}`, ...(format === 'elf' ? {} : { format }) },
+  });
+  expect(answer).toMatchObject({ return: {} });
+  return path;
+}
+
+it('reads the same out of a dump, whatever its format', async () => {
+  const before = await look();
+  const readings = [];
+  for (const format of ['elf', 'kdump-zlib'] as const) {
+    const path = await writeDump(format);
+    const reading = await readDump(path);
+    await rm(path);
+    if (!reading.available) throw new Error(reading.message);
+    readings.push(reading.value);
+  }
+  const after = await look();
+  expect(readings.map(({ format }) => format)).toEqual(['ELF core', 'kdump']);
+  for (const { introspection } of readings) {
+    expect(introspection.guestBoot).toBe(before.guestBoot);
+    expect(introspection.containers.map(({ id }) => id)).toEqual(before.containers.map(({ id }) => id));
+    introspection.containers.forEach((container, index) => {
+      const [low, found, high] = [before.containers[index], container, after.containers[index]].map((of) => {
+        if (of?.cpuNanoseconds.available !== true) throw new Error(`no CPU time of ${container.id}`);
+        return of.cpuNanoseconds.value;
+      }) as [bigint, bigint, bigint];
+      expect(found >= low && found <= high, `${low} <= ${found} <= ${high}`).toBe(true);
+    });
+  }
+});
+
 it('stands a copy of the RAM that is torn apart', async () => {
-  const image = join(directory, 'ram.img');
-  await copyFile(await ramFile(guest.trial.pid), image);
-  await execa('make', ['-s', '-C', join(import.meta.dirname, '../../native'), 'mutate']);
-  const program = join(import.meta.dirname, '../../build/native/test-asan/mutate');
-  const { stdout } = await execa(program, [image, 'q35', String(MUTATION_ROUNDS), '1']);
-  await rm(image);
+  const dump = await writeDump('kdump-zlib');
+  await execa('make', ['-s', '-C', join(import.meta.dirname, '../../native'), 'fuzz-programs']);
+  const { stdout } = await execa(join(FUZZ_PROGRAMS, 'memory'), [dump, String(MUTATION_ROUNDS), '1']);
+  await rm(dump);
   expect(stdout).toMatch(new RegExp(`^${MUTATION_ROUNDS} rounds`));
 });
 
