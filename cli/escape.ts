@@ -8,6 +8,7 @@ const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu;
 /** Combining marks pile up without end ("zalgo"); real names need few in a row. */
 const MARKS = /\p{M}{3,}/gu;
 const MAX_LENGTH = 256;
+const MAX_SENTENCE_LENGTH = 4_096;
 
 function escapeCharacter(character: string): string {
   return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
@@ -20,6 +21,11 @@ export function printable(guestText: string): string {
     .replaceAll('\\', '\\\\')
     .replace(UNSAFE, escapeCharacter)
     .replace(MARKS, (marks) => [...marks].map(escapeCharacter).join(''));
+}
+
+/** The same for a message, which may quote such names: kept whole, because its end says what to do. */
+export function printableSentence(sentence: string): string {
+  return (sentence.slice(0, MAX_SENTENCE_LENGTH).match(/[\s\S]{1,200}/g) ?? []).map(printable).join('');
 }
 
 /**

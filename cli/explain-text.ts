@@ -11,7 +11,7 @@ import type {
 } from '../model/decision.ts';
 import type { VmEvidence, Windows } from '../model/evidence.ts';
 import type { RecordedDecision } from '../store/decisions.ts';
-import { printable } from './escape.ts';
+import { printable, printableSentence } from './escape.ts';
 import type { ExplainedOperation } from './explain.ts';
 import { liveNotes } from './live.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
@@ -184,9 +184,4 @@ function stepCell(state: ExplainedOperation['steps'][number]['state'], { colours
 
 function stepCellText(state: Exclude<ExplainedOperation['state'], 'open'>, { colours }: Terminal): string {
   return state === 'completed' ? colours.green(state) : colours.red(state);
-}
-
-/** Sentences of policies may quote names that a guest chose; long ones are kept whole. */
-function printableSentence(sentence: string): string {
-  return (sentence.match(/[\s\S]{1,200}/g) ?? []).map(printable).join('');
 }

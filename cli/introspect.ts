@@ -14,7 +14,7 @@ import { cacheDirectory } from '../template/cache.ts';
 import { type CommandContext, type GlobalOptions, globalOptions } from './context.ts';
 import { dumpLook, renderDumpLook } from './dump-look.ts';
 import { CommandError, EXIT } from './errors.ts';
-import { printable, safeJson } from './escape.ts';
+import { printable, printableSentence, safeJson } from './escape.ts';
 import type { NamesOnDisk } from './names-on-disk.ts';
 import { durationOption } from './options.ts';
 import { remedyFor } from './remedies.ts';
@@ -138,7 +138,7 @@ async function introspectDump(
       exitCode: EXIT.failed,
       reason: reading.reason,
       tried,
-      found: `${reading.reason}: ${printable(reading.message)}`,
+      found: `${reading.reason}: ${printableSentence(reading.message)}`,
       remedy: DUMP_REMEDIES[reading.reason] ?? null,
     });
   }
@@ -185,7 +185,7 @@ function readable(reading: Reading<VmIntrospection>, vm: FoundVm): VmIntrospecti
     exitCode: EXIT.failed,
     reason: reading.reason,
     tried: `looked into VM "${printable(vm.name)}" (${vm.uuid}, QEMU process ${vm.pid})`,
-    found: `${reading.reason}: ${printable(reading.message)}`,
+    found: `${reading.reason}: ${printableSentence(reading.message)}`,
     remedy: remedyFor(reading.reason, vm),
   });
 }

@@ -6,7 +6,7 @@ import type { QueryDefinition } from '@temporalio/common';
 import { describeOperationQuery, type OperationPhase } from '../workflows/messages.ts';
 import type { CommandContext, GlobalOptions } from './context.ts';
 import { problemOf } from './errors.ts';
-import { printable } from './escape.ts';
+import { printableSentence } from './escape.ts';
 import type { Temporal } from './temporal.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -69,14 +69,14 @@ export function liveNotes(operationId: string, live: LiveOperation, { colours }:
   const needsOperator =
     phase === 'needsOperator'
       ? [
-          colours.red(`${operationId} needs the operator: ${stuck.map(printable).join('; ')}`) +
+          colours.red(`${operationId} needs the operator: ${stuck.map(printableSentence).join('; ')}`) +
             `\n  to do: remove the cause, then: ciel operation retry ${operationId} (or skip, to give it up)`,
         ]
       : [];
   return [
     ...needsOperator,
     ...retrying.map(({ attempt, failure }) =>
-      colours.yellow(`${operationId} tries again (attempt ${attempt}): ${printable(failure)}`),
+      colours.yellow(`${operationId} tries again (attempt ${attempt}): ${printableSentence(failure)}`),
     ),
   ];
 }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describeOperationQuery, type OperationDescription, type OperationStep } from '../workflows/messages.ts';
 import type { CommandContext } from './context.ts';
 import { CommandError, EXIT } from './errors.ts';
-import { printable } from './escape.ts';
+import { printableSentence } from './escape.ts';
 import type { Temporal } from './temporal.ts';
 import { durationText } from './units.ts';
 
@@ -53,20 +53,20 @@ function tell(
     if (told.get(name) === state) continue;
     told.set(name, state);
     const took = endedAt === null ? '' : ` after ${durationText(Date.parse(endedAt) - Date.parse(startedAt))}`;
-    terminal.printError(`  ${name} ${state}${took}${message === '' ? '' : `: ${printable(message)}`}`);
+    terminal.printError(`  ${name} ${state}${took}${message === '' ? '' : `: ${printableSentence(message)}`}`);
   }
 }
 
 function unsuccessful({ operationId, phase, stuck, steps }: OperationDescription): CommandError {
   // A step that was undone keeps the message of its failure.
   const failed = steps.find(({ message }) => message !== '');
-  const why = failed === undefined ? '' : `; step ${failed.name}: ${printable(failed.message)}`;
+  const why = failed === undefined ? '' : `; step ${failed.name}: ${printableSentence(failed.message)}`;
   const needsOperator = phase === 'needsOperator';
   return new CommandError({
     exitCode: EXIT.failed,
     reason: phase,
     tried: `waited for operation ${operationId}`,
-    found: needsOperator ? `it could not undo: ${stuck.map(printable).join('; ')}` : `it ended ${phase}${why}`,
+    found: needsOperator ? `it could not undo: ${stuck.map(printableSentence).join('; ')}` : `it ended ${phase}${why}`,
     remedy: needsOperator
       ? `remove the cause, then: ciel operation retry ${operationId} (or skip, to give the rest up)`
       : `see the whole of it with: ciel explain ${operationId}`,

@@ -1,5 +1,5 @@
 /** The text of `ciel status`: 80 columns suffice; every figure has its age, what is missing its reason. */
-import { printable } from './escape.ts';
+import { printable, printableSentence } from './escape.ts';
 import { liveNotes } from './live.ts';
 import { remedyFor } from './remedies.ts';
 import type { OperationStatus, ServiceStatus, Status, VmStatus } from './status.ts';
@@ -35,7 +35,7 @@ export function renderStatus(status: Status, terminal: Terminal, now: Date): str
 function unavailableNotes({ services, vms }: Status): string[] {
   return [
     ...services.flatMap(({ name, unavailable }) =>
-      unavailable === null ? [] : [`service ${name}: its workflow is unavailable: ${printable(unavailable)}`],
+      unavailable === null ? [] : [`service ${name}: its workflow is unavailable: ${printableSentence(unavailable)}`],
     ),
     ...vms.flatMap(({ vmName, unreadable, containers }) => [
       ...(unreadable === null ? [] : unreadableNote(vmName, unreadable)),
@@ -44,7 +44,7 @@ function unavailableNotes({ services, vms }: Status): string[] {
         // Its VM's reason is said already.
         return unavailable === null || unavailable === unreadable
           ? []
-          : [`container ${container} in ${printable(vmName)}: ${printable(unavailable)}`];
+          : [`container ${container} in ${printable(vmName)}: ${printableSentence(unavailable)}`];
       }),
     ]),
   ];
@@ -53,7 +53,7 @@ function unavailableNotes({ services, vms }: Status): string[] {
 /** @param unreadable "GuestPaused: what was found" */
 function unreadableNote(vmName: string, unreadable: string): string[] {
   const remedy = remedyFor(unreadable.split(':')[0] ?? '', { name: vmName, libvirtUri: null });
-  const note = `VM ${printable(vmName)}: containers unreadable: ${printable(unreadable)}`;
+  const note = `VM ${printable(vmName)}: containers unreadable: ${printableSentence(unreadable)}`;
   return remedy === null ? [note] : [note, `  to do: ${remedy}`];
 }
 

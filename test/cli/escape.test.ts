@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { printable, safeJson } from '../../cli/escape.ts';
+import { printable, printableSentence, safeJson } from '../../cli/escape.ts';
 
 /** Whatever a terminal may obey, and what hides or reorders text. */
 const OBEYED = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
@@ -46,5 +46,13 @@ describe('safeJson', () => {
   });
   it('writes counters, which are bigint, as text', () => {
     expect(safeJson({ cpu: 2n ** 60n })).toBe('{"cpu":"1152921504606846976"}');
+  });
+});
+
+describe('printableSentence', () => {
+  it('keeps the end of a long message, which says what to do, and obeys nothing in it', () => {
+    const message = `${'found '.repeat(200)}\u001b[2J. Correct it.`;
+    expect(printableSentence(message)).toBe(`${'found '.repeat(200)}\\u{1b}[2J. Correct it.`);
+    fc.assert(fc.property(guestText, (text) => !OBEYED.test(printableSentence(text))));
   });
 });
