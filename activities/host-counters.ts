@@ -10,7 +10,7 @@ import { GuestDiskReader } from '../guest-disk/reader.ts';
 import { listContainersOfVm } from '../guest-disk/vm-containers.ts';
 import { available, mapReading, type Reading, unavailable } from '../model/reading.ts';
 import type { ContainerIdentity, VmCounters, VmIntrospection } from '../model/usage.ts';
-import { Introspection } from '../native/introspection.ts';
+import { Introspection, type IntrospectionOptions } from '../native/introspection.ts';
 import { type Libvirt, LibvirtError } from '../native/libvirt.ts';
 import { findQemu } from '../native/qemu-process.ts';
 import type { CounterSource } from './counters.ts';
@@ -69,9 +69,13 @@ export class HostCounters implements CounterSource {
     this.#introspection = introspection;
   }
 
-  /** @param cacheDirectory of attaches, private to the host role */
-  static async start(libvirt: Libvirt, cacheDirectory: string, log: Pick<Logger, 'warn'>): Promise<HostCounters> {
-    const introspection = new Introspection({ cacheDirectory, onTrouble: (message) => log.warn(message) });
+  /** @param directories of attaches, private to the host role; and of detached BTF files. */
+  static async start(
+    libvirt: Libvirt,
+    directories: Pick<IntrospectionOptions, 'cacheDirectory' | 'btfDirectory'>,
+    log: Pick<Logger, 'warn'>,
+  ): Promise<HostCounters> {
+    const introspection = new Introspection({ ...directories, onTrouble: (message) => log.warn(message) });
     await introspection.start();
     return new HostCounters(libvirt, introspection);
   }

@@ -26,6 +26,7 @@ interface IntrospectOptions {
   readonly pid?: number;
   readonly dump?: string;
   readonly disk?: string;
+  readonly btf?: string;
   readonly interval: number;
   readonly watch?: true;
   readonly services?: true;
@@ -48,6 +49,10 @@ export function introspectCommand(context: CommandContext): Command {
     .option('--pid <pid>', "a QEMU process instead of a libvirt VM's name", parsePid)
     .option('--dump <file>', 'a dump instead of a VM: ELF core, kdump, libvirt save image or QEMU stream')
     .option('--disk <file>', "the VM's raw disk image, for names when libvirt cannot be asked")
+    .option(
+      '--btf <directory>',
+      "types of kernels that carry none: DIR/RELEASE.btf, or BTFHub's layout (default: CIEL_BTF)",
+    )
     .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
     .option('--wide', 'with a paragraph for each container: limits, devices, interfaces, pressure')
     .option('--services', "also the guest's systemd services, which Ciel never decides on")
@@ -65,7 +70,7 @@ export function introspectCommand(context: CommandContext): Command {
       }
       if (options.dump !== undefined) {
         if (options.watch) command.error('error: a dump does not change: no --watch', { exitCode: EXIT.usage });
-        await introspectDump(context, globalOptions(command), options.dump, options.disk ?? null);
+        await introspectDump(context, globalOptions(command), options.dump, options);
         return;
       }
       await introspect(context, globalOptions(command), vm ?? null, options);
@@ -90,7 +95,10 @@ async function introspect(
     hostUri: hostUri ?? context.env.LIBVIRT_DEFAULT_URI ?? null,
     disk: disk ?? null,
   });
-  const introspection = new Introspection({ cacheDirectory: join(cacheDirectory(), 'introspect') });
+  const introspection = new Introspection({
+    cacheDirectory: join(cacheDirectory(), 'introspect'),
+    btfDirectory: btfDirectory(context, options),
+  });
   try {
     introspection.watch({ uuid: vm.uuid, pid: vm.pid, withServices: options.services === true, withDetails: true });
     const look = async (deadlineMs: number): Promise<Reading<VmIntrospection>> =>
@@ -117,12 +125,17 @@ async function introspect(
   }
 }
 
+const btfDirectory = ({ env }: CommandContext, { btf }: IntrospectOptions): string | null =>
+  btf ?? env.CIEL_BTF ?? null;
+
 async function introspectDump(
-  { terminal, signal }: CommandContext,
+  context: CommandContext,
   { json }: GlobalOptions,
   file: string,
-  disk: string | null,
+  options: IntrospectOptions,
 ): Promise<void> {
+  const { terminal, signal } = context;
+  const disk = options.disk ?? null;
   const tried = `read the dump "${printable(file)}"`;
   const status = await stat(file).catch((error: NodeJS.ErrnoException) => {
     const remedy = 'check the path, and the right to read it';
@@ -130,7 +143,7 @@ async function introspectDump(
     throw new CommandError({ exitCode, reason: 'NoDump', tried, found: error.message, remedy }, { cause: error });
   });
   const [reading, names] = await Promise.all([
-    readDump(file, { signal }),
+    readDump(file, { signal, btfDirectory: btfDirectory(context, options) }),
     disk === null ? unavailable('NotFound', 'names are on the disk of the VM: give it by --disk') : namesInImage(disk),
   ]);
   if (!reading.available) {

@@ -25,11 +25,20 @@ const DEFAULT_DEADLINE_MS = 15 * 60_000;
 
 export async function readDump(
   path: string,
-  { deadlineMs = DEFAULT_DEADLINE_MS, signal }: { readonly deadlineMs?: number; readonly signal?: AbortSignal } = {},
+  {
+    deadlineMs = DEFAULT_DEADLINE_MS,
+    btfDirectory = null,
+    signal,
+  }: {
+    readonly deadlineMs?: number;
+    /** Of detached BTF files, for a kernel that carries no types. */
+    readonly btfDirectory?: string | null;
+    readonly signal?: AbortSignal;
+  } = {},
 ): Promise<Reading<DumpReading>> {
   const compiled = import.meta.url.endsWith('.js');
   const file = fileURLToPath(new URL(`./dump-child.${compiled ? 'js' : 'ts'}`, import.meta.url));
-  const child = fork(file, [path], {
+  const child = fork(file, [path, btfDirectory ?? ''], {
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     execArgv: compiled ? ['--enable-source-maps'] : ['--import', 'tsx'],

@@ -61,6 +61,7 @@ export type Verdict =
 export class GuestWatch {
   readonly #vm: WatchedVm;
   readonly #cacheDirectory: string;
+  readonly #btfDirectory: string | null;
   readonly #pool: AttachPool;
   readonly #host: Host;
   #process: QemuProcess | null = null;
@@ -74,9 +75,11 @@ export class GuestWatch {
   #crashesInARow = 0;
   #failure: { reading: Reading<never>; retryAtMs: number; pauseMs: number } | null = null;
 
-  constructor(vm: WatchedVm, cacheDirectory: string, pool: AttachPool, host: Host) {
+  /** @param btfDirectory of detached BTF files, for kernels that carry no types; null: none */
+  constructor(vm: WatchedVm, cacheDirectory: string, btfDirectory: string | null, pool: AttachPool, host: Host) {
     this.#vm = vm;
     this.#cacheDirectory = cacheDirectory;
+    this.#btfDirectory = btfDirectory;
     this.#pool = pool;
     this.#host = host;
   }
@@ -202,6 +205,7 @@ export class GuestWatch {
       withServices: this.#vm.withServices,
       withDetails: this.#vm.withDetails,
       cachePath,
+      btfDirectory: this.#btfDirectory,
     };
     try {
       if (how === 'fresh') await rm(cachePath, { force: true });

@@ -37,6 +37,8 @@ const CRASH_SIGNALS: ReadonlySet<string> = new Set(['SIGSEGV', 'SIGBUS', 'SIGABR
 export interface IntrospectionOptions {
   /** Where attaches are kept for the next child; null: in a temporary directory. Private to the host role. */
   readonly cacheDirectory: string | null;
+  /** Of detached BTF files (BTFHub's layout), for kernels that carry no types; default: none. */
+  readonly btfDirectory?: string | null;
   readonly hangMs?: number;
   /** Told when a child ended that should not have, and when a VM is quarantined. */
   readonly onTrouble?: (message: string) => void;
@@ -310,7 +312,7 @@ export class Introspection {
     this.#board ??= openBoard();
     const compiled = import.meta.url.endsWith('.js');
     const file = fileURLToPath(new URL(`./sampler.${compiled ? 'js' : 'ts'}`, import.meta.url));
-    const child = fork(file, [cacheDirectory], {
+    const child = fork(file, [cacheDirectory, this.#options.btfDirectory ?? ''], {
       serialization: 'advanced',
       stdio: ['ignore', 'inherit', 'inherit', 'ipc', this.#board.file], // BOARD.file
       execArgv: compiled ? ['--enable-source-maps'] : ['--import', 'tsx'],

@@ -20,7 +20,14 @@ type Source = keyof typeof SOURCES;
 export type SourceChoice = Exclude<Source, 'dump'>;
 
 const ERROR = { bytes: 512, status: 0, message: 4 } as const;
-const REQUEST = { bytes: 288, cachePath: 40, cachePathBytes: 244, cacheOnly: 284 } as const;
+const REQUEST = {
+  bytes: 536,
+  cachePath: 40,
+  cachePathBytes: 244,
+  cacheOnly: 284,
+  btfDirectory: 288,
+  btfBytes: 248,
+} as const;
 const REPORT = {
   bytes: 168,
   source: 0,
@@ -54,6 +61,8 @@ export interface AttachRequest {
   readonly withDetails: boolean;
   /** Attached from and saved to; null: neither. */
   readonly cachePath: string | null;
+  /** Of detached BTF files, for kernels that carry no types of their own; default: none. */
+  readonly btfDirectory?: string | null;
   /** Fails as Stale instead of an attach that takes long. */
   readonly cacheOnly?: boolean;
 }
@@ -91,8 +100,8 @@ function bind(path: string) {
       'int32_t ciel_attach(const uint8_t *request, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *error)',
     ) as (request: Buffer, ret: [unknown], report: Buffer, error: Buffer) => number,
     attachDump: library.func(
-      'int32_t ciel_attach_dump(const char *path, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *format, _Out_ uint8_t *error)',
-    ) as (path: string, ret: [unknown], report: Buffer, format: Buffer, error: Buffer) => number,
+      'int32_t ciel_attach_dump(const char *path, const char *btf, _Out_ void **ret, _Out_ uint8_t *report, _Out_ uint8_t *format, _Out_ uint8_t *error)',
+    ) as (path: string, btf: string | null, ret: [unknown], report: Buffer, format: Buffer, error: Buffer) => number,
     sample: library.func(
       'int32_t ciel_sample(void *guest, _Out_ uint8_t *buffer, uint64_t capacity, _Out_ uint8_t *error)',
     ) as (guest: unknown, buffer: Buffer, capacity: number, error: Buffer) => number,
@@ -171,10 +180,13 @@ function encodeRequest(request: AttachRequest): Buffer {
   bytes.writeUInt32LE(SOURCES[request.source], 32);
   bytes.writeUInt16LE(request.withServices ? 1 : 0, 36);
   bytes.writeUInt16LE(request.withDetails ? 1 : 0, 38);
-  const path = Buffer.from(request.cachePath ?? '', 'utf8');
-  if (path.length >= REQUEST.cachePathBytes)
-    throw new Error(`the cache path ${request.cachePath} is longer than ${REQUEST.cachePathBytes - 1} bytes`);
-  path.copy(bytes, REQUEST.cachePath);
+  const putPath = (path: string | null, at: number, room: number): void => {
+    const text = Buffer.from(path ?? '', 'utf8');
+    if (text.length >= room) throw new Error(`the path ${path} is longer than ${room - 1} bytes`);
+    text.copy(bytes, at);
+  };
+  putPath(request.cachePath, REQUEST.cachePath, REQUEST.cachePathBytes);
+  putPath(request.btfDirectory ?? null, REQUEST.btfDirectory, REQUEST.btfBytes);
   bytes.writeUInt32LE(request.cacheOnly ? 1 : 0, REQUEST.cacheOnly);
   return bytes;
 }
@@ -328,13 +340,16 @@ export function attach(request: AttachRequest): Guest {
 const DUMP_FORMAT_BYTES = 64;
 
 /** The same in a dump, whose format is recognised by its content. Throws MapperError with the reason. */
-export function attachDump(path: string): { readonly guest: Guest; readonly format: string } {
+export function attachDump(
+  path: string,
+  btfDirectory: string | null,
+): { readonly guest: Guest; readonly format: string } {
   const bound = calls();
   const handle: [unknown] = [null];
   const report = Buffer.alloc(REPORT.bytes);
   const format = Buffer.alloc(DUMP_FORMAT_BYTES);
   const error = Buffer.alloc(ERROR.bytes);
-  if (bound.attachDump(path, handle, report, format, error) !== 0) throw errorOf(error);
+  if (bound.attachDump(path, btfDirectory, handle, report, format, error) !== 0) throw errorOf(error);
   return {
     guest: new Guest(bound, handle[0], decodeReport(report)),
     format: format.toString('utf8', 0, format.indexOf(0)),

@@ -18,6 +18,7 @@ import { BOARD, type SamplerReply, type SamplerRequest } from './sampler-protoco
 type SampleRequest = Extract<SamplerRequest, { kind: 'sample' }>;
 
 const cacheDirectory = process.argv[2] as string;
+const btfDirectory = process.argv[3] || null;
 const board = mapBoard(BOARD.file, BOARD.halves * BOARD.halfBytes, 'write');
 const host = new Host();
 const pool = new AttachPool();
@@ -31,7 +32,7 @@ function watchOf(vm: WatchedVm): GuestWatch {
   const known = watches.get(vm.uuid);
   if (known?.isFor(vm)) return known;
   known?.close();
-  const watch = new GuestWatch(vm, cacheDirectory, pool, host);
+  const watch = new GuestWatch(vm, cacheDirectory, btfDirectory, pool, host);
   watches.set(vm.uuid, watch);
   return watch;
 }

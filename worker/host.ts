@@ -81,7 +81,14 @@ export async function startHost(
     closing.push(async () => {
       await Promise.all([libvirt.close(), watchingLibvirt.close()]);
     });
-    const counters = await HostCounters.start(watchingLibvirt, join(directory, 'attaches'), log);
+    const counters = await HostCounters.start(
+      watchingLibvirt,
+      {
+        cacheDirectory: join(directory, 'attaches'),
+        btfDirectory: process.env.CIEL_BTF ?? join(stateDirectory, 'btf'),
+      },
+      log,
+    );
     closing.push(() => counters.close());
 
     const deliver = async (crossing: Crossing): Promise<void> => {

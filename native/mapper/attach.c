@@ -20,10 +20,11 @@
 #include "guest.h"
 #include "locate/kallsyms-search.h"
 #include "locate/kallsyms.h"
+#include "locate/ksymtab.h"
+#include "types/detached.h"
 #include "programme.h"
 
 enum {
-	MAX_BTF = 64 << 20,
 	MAX_KNOWN_KERNELS = 64,
 	/* An idle guest's clock ticks at least when its next timer fires: a second or so. */
 	LIVELINESS_STEPS = 120,
@@ -79,6 +80,15 @@ static int is_symbol(const struct ciel_slot_desc *descriptor)
 	return descriptor->kind == CIEL_SLOT_SYMBOL || descriptor->kind == CIEL_SLOT_SYMBOL_EXISTS;
 }
 
+static int has_symbol(const struct ciel_symbol *symbols, uint32_t count, const char *name)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (strcmp(symbols[i].name, name) == 0)
+			return symbols[i].found;
+	}
+	return 0;
+}
+
 /* Fills the slots of symbols in guest->slots. */
 static enum ciel_status find_symbols(struct ciel_guest *guest, struct ciel_error *error)
 {
@@ -108,6 +118,12 @@ static enum ciel_status find_symbols(struct ciel_guest *guest, struct ciel_error
 		status = ciel_kallsyms_search(&guest->space, info->text_start, &tables, error);
 	if (!status)
 		status = ciel_kallsyms_find(&guest->space, &tables, symbols, wished, error);
+	/* Without CONFIG_KALLSYMS_ALL, or without any kallsyms, what is exported is left. */
+	if (!has_symbol(symbols, wished, "init_task")) {
+		ciel_ksymtab_find(&guest->space, info->text_start, symbols, wished);
+		if (has_symbol(symbols, wished, "init_task"))
+			status = CIEL_OK;
+	}
 	if (status)
 		return ciel_context(error, "symbols of %s", info->release);
 
@@ -155,27 +171,47 @@ static void remember_slots(const uint8_t hash[CIEL_HASH_BYTES], const struct cie
 	known_kernel_count++;
 }
 
-/* Fills the slots of types in guest->slots. */
-static enum ciel_status find_types(struct ciel_guest *guest, struct ciel_error *error)
+/* The kernel's own types; NO_TYPES when it carries none. */
+static enum ciel_status read_own_btf(struct ciel_guest *guest, uint8_t **ret, uint32_t *ret_length, struct ciel_error *error)
 {
 	uint64_t start = ciel_core_value(guest, CIEL_CORE_START_BTF), stop = ciel_core_value(guest, CIEL_CORE_STOP_BTF);
-	uint32_t count;
-	const struct ciel_slot_desc *descriptors = ciel_all_descriptors(&count);
+	uint32_t length;
 
-	if (!start || stop <= start || stop - start > MAX_BTF)
-		return ciel_fail(error, CIEL_NO_TYPES, "the kernel %s carries no BTF (CONFIG_DEBUG_INFO_BTF)", guest->info.release);
-	_cleanup_free_ uint8_t *btf = malloc(stop - start);
-	_cleanup_free_ struct ciel_slot *resolved = calloc(count, sizeof(*resolved));
-	if (!descriptors || !btf || !resolved)
-		return ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory for %" PRIu64 " bytes of BTF", stop - start);
-	enum ciel_status status = ciel_space_read(&guest->space, start, btf, stop - start, error);
+	if (start && stop > start && stop - start <= CIEL_MAX_BTF)
+		length = (uint32_t)(stop - start);
+	else if (!ciel_btf_search(&guest->space, guest->info.text_start, &start, &length) || length > CIEL_MAX_BTF)
+		return ciel_fail(error, CIEL_NO_TYPES, "the kernel %s carries no BTF", guest->info.release);
+	_cleanup_free_ uint8_t *btf = malloc(length);
+	if (!btf)
+		return ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory for %u bytes of BTF", length);
+	enum ciel_status status = ciel_space_read(&guest->space, start, btf, length, error);
 	if (status)
 		return ciel_context(error, "reading BTF of %s", guest->info.release);
+	*ret_length = length;
+	*ret = ciel_take(btf);
+	return CIEL_OK;
+}
 
-	ciel_sha256(btf, stop - start, guest->btf_hash);
+/* Fills the slots of types in guest->slots. */
+static enum ciel_status find_types(struct ciel_guest *guest, const char *btf_directory, struct ciel_error *error)
+{
+	uint32_t count, length;
+	const struct ciel_slot_desc *descriptors = ciel_all_descriptors(&count);
+	_cleanup_free_ struct ciel_slot *resolved = calloc(count, sizeof(*resolved));
+	_cleanup_free_ uint8_t *btf = NULL;
+
+	if (!descriptors || !resolved)
+		return ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory for the kernel's types");
+	enum ciel_status status = read_own_btf(guest, &btf, &length, error);
+	if (status == CIEL_NO_TYPES)
+		status = ciel_btf_detached(btf_directory, guest->info.release, &btf, &length, error);
+	if (status)
+		return status;
+
+	ciel_sha256(btf, length, guest->btf_hash);
 	const struct ciel_slot *slots = known_slots(guest->btf_hash);
 	if (!slots) {
-		status = ciel_slots_resolve(btf, (uint32_t)(stop - start), descriptors, count, resolved, error);
+		status = ciel_slots_resolve(btf, length, descriptors, count, resolved, error);
 		if (status)
 			return ciel_context(error, "types of %s", guest->info.release);
 		remember_slots(guest->btf_hash, resolved, count);
@@ -261,7 +297,7 @@ static enum ciel_status try_candidate(struct ciel_source *source, const struct c
 		return ciel_fail(error, CIEL_OUT_OF_MEMORY, "no memory for a guest");
 	guest->space.source = source;
 	guest->info = *info;
-	enum ciel_status status = ciel_vmcoreinfo_prove(info, &guest->space, error);
+	enum ciel_status status = ciel_vmcoreinfo_prove(&guest->info, &guest->space, error);
 	if (!status)
 		status = find_symbols(guest, error);
 	if (status)
@@ -296,6 +332,20 @@ static uint32_t find_running(struct ciel_guest **guests, uint32_t count)
 	return count - 1;
 }
 
+/* Steps 2 and 3 for all of them: those that hold. */
+static uint32_t try_candidates(struct ciel_source *source, const struct ciel_layout *layout,
+			       const struct ciel_vmcoreinfo_candidates *candidates, struct ciel_guest **guests,
+			       struct ciel_error *error)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < candidates->count; i++) {
+		if (try_candidate(source, layout, &candidates->info[i], &guests[count], error) == CIEL_OK)
+			count++;
+	}
+	return count;
+}
+
 /* Steps 1 to 4. The guest does not own the source yet. */
 static enum ciel_status find_kernel(struct ciel_source *source, const struct ciel_layout *layout, struct ciel_guest **ret,
 				    struct ciel_attach_report *report, struct ciel_error *error)
@@ -309,17 +359,22 @@ static enum ciel_status find_kernel(struct ciel_source *source, const struct cie
 	uint64_t start = now_ns();
 	enum ciel_status status = ciel_vmcoreinfo_scan(source, candidates, error);
 	uint64_t scanned = now_ns();
-	report->scan_ns = scanned - start;
-	if (status)
+	if (status && status != CIEL_NO_VMCOREINFO)
 		return status;
-	report->candidates = candidates->count;
-
-	for (uint32_t i = 0; i < candidates->count; i++) {
-		status = try_candidate(source, layout, &candidates->info[i], &guests[count], error);
+	if (!status)
+		count = try_candidates(source, layout, candidates, guests, error);
+	if (count == 0 && candidates->count == 0) {
+		/* Old kernels have it in another form. */
+		status = ciel_vmcoreinfo_scan_deep(source, candidates, error);
+		scanned = now_ns();
 		if (!status)
-			count++;
+			count = try_candidates(source, layout, candidates, guests, error);
 	}
+	report->scan_ns = scanned - start;
+	report->candidates = candidates->count;
 	report->symbols_ns = now_ns() - scanned;
+	if (candidates->count == 0)
+		return status;
 	if (count == 0)
 		return ciel_context(error, "%u copies of VMCOREINFO, none describes a kernel that is there; the last one",
 				    candidates->count);
@@ -332,8 +387,8 @@ static enum ciel_status find_kernel(struct ciel_source *source, const struct cie
 	return CIEL_OK;
 }
 
-enum ciel_status ciel_guest_attach(struct ciel_source *source, const struct ciel_layout *layout, struct ciel_guest **ret,
-				   struct ciel_attach_report *report, struct ciel_error *error)
+enum ciel_status ciel_guest_attach(struct ciel_source *source, const struct ciel_layout *layout, const char *btf_directory,
+				   struct ciel_guest **ret, struct ciel_attach_report *report, struct ciel_error *error)
 {
 	_cleanup_(ciel_guest_cleanup) struct ciel_guest *guest = NULL;
 	enum ciel_status status = find_kernel(source, layout, &guest, report, error);
@@ -341,7 +396,7 @@ enum ciel_status ciel_guest_attach(struct ciel_source *source, const struct ciel
 	if (status)
 		return status;
 	uint64_t start = now_ns();
-	status = find_types(guest, error);
+	status = find_types(guest, btf_directory, error);
 	report->types_ns = now_ns() - start;
 	if (!status)
 		status = ciel_guest_prove(guest, error);

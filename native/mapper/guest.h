@@ -66,8 +66,8 @@ static inline uint64_t ciel_core_value(const struct ciel_guest *guest, enum ciel
 }
 
 /* Takes over the source on success. The parts of an attach that need no process: tests attach to images. */
-enum ciel_status ciel_guest_attach(struct ciel_source *source, const struct ciel_layout *layout, struct ciel_guest **ret,
-				   struct ciel_attach_report *report, struct ciel_error *error);
+enum ciel_status ciel_guest_attach(struct ciel_source *source, const struct ciel_layout *layout, const char *btf_directory,
+				   struct ciel_guest **ret, struct ciel_attach_report *report, struct ciel_error *error);
 
 /* From a cache file. STALE when the file is another kernel's, boot's or build's; the source is not taken over then. */
 enum ciel_status ciel_guest_load(const char *path, struct ciel_source *source, const struct ciel_layout *layout,

@@ -65,13 +65,15 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	struct ciel_layout layout;
 	_cleanup_(ciel_source_cleanup) struct ciel_source *source = NULL;
 	struct ciel_guest *guest = NULL;
-	char cache_path[sizeof(request->cache_path)];
+	char cache_path[sizeof(request->cache_path)], btf_directory[sizeof(request->btf_directory)];
 
 	*ret = NULL;
 	*report = (struct ciel_attach_report){ 0 };
 	*error = (struct ciel_error){ 0 };
 	memcpy(cache_path, request->cache_path, sizeof(cache_path));
 	cache_path[sizeof(cache_path) - 1] = '\0';
+	memcpy(btf_directory, request->btf_directory, sizeof(btf_directory));
+	btf_directory[sizeof(btf_directory) - 1] = '\0';
 
 	enum ciel_status status = ciel_layout_of_qemu((enum ciel_machine)request->machine, request->ram_bytes,
 						      request->max_ram_below_4g, &layout, error);
@@ -85,7 +87,7 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	else if (request->cache_only)
 		status = (enum ciel_status)error->status;
 	else
-		status = ciel_guest_attach(source, &layout, &guest, report, error);
+		status = ciel_guest_attach(source, &layout, btf_directory, &guest, report, error);
 	/* What was read of a process that ended meanwhile may be another's. */
 	if (ciel_source_alive(source, error) != CIEL_OK) {
 		if (guest)
@@ -108,8 +110,8 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	return CIEL_OK;
 }
 
-int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_attach_report *report, char *format,
-			 struct ciel_error *error)
+int32_t ciel_attach_dump(const char *path, const char *btf_directory, struct ciel_guest **ret,
+			 struct ciel_attach_report *report, char *format, struct ciel_error *error)
 {
 	uint64_t start = now_ns();
 	struct ciel_dump_shape shape = { .format = "" };
@@ -126,7 +128,7 @@ int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_
 	if (!status)
 		status = ciel_layout_of_dump(&shape, source->size, &layout, error);
 	if (!status)
-		status = ciel_guest_attach(source, &layout, &guest, report, error);
+		status = ciel_guest_attach(source, &layout, btf_directory, &guest, report, error);
 	if (status)
 		return status;
 	source = NULL; /* the guest owns it */

@@ -20,7 +20,7 @@
 
 #define CIEL_API __attribute__((visibility("default")))
 
-enum { CIEL_ABI = 2 };
+enum { CIEL_ABI = 3 };
 
 struct ciel_guest;
 
@@ -44,8 +44,10 @@ struct ciel_attach_request {
 	/* A file to attach from and to save to; empty: none. It names offsets and addresses only, and is proved on use. */
 	char cache_path[244];
 	uint32_t cache_only; /* STALE instead of an attach that takes long */
+	/* Where detached BTF files are, for kernels that carry no types (types/detached.h); empty: nowhere. */
+	char btf_directory[248];
 };
-_Static_assert(sizeof(struct ciel_attach_request) == 288, "the FFI border");
+_Static_assert(sizeof(struct ciel_attach_request) == 536, "the FFI border");
 
 struct ciel_attach_report {
 	uint32_t source; /* enum ciel_source_choice, not AUTO */
@@ -174,8 +176,8 @@ CIEL_API uint32_t ciel_abi(void);
 CIEL_API int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret,
 			     struct ciel_attach_report *report, struct ciel_error *error);
 /* The file's format is recognised by its content and told in `format`, which holds 64 bytes. */
-CIEL_API int32_t ciel_attach_dump(const char *path, struct ciel_guest **ret, struct ciel_attach_report *report, char *format,
-				  struct ciel_error *error);
+CIEL_API int32_t ciel_attach_dump(const char *path, const char *btf_directory, struct ciel_guest **ret,
+				  struct ciel_attach_report *report, char *format, struct ciel_error *error);
 CIEL_API int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity, struct ciel_error *error);
 CIEL_API void ciel_detach(struct ciel_guest *guest);
 

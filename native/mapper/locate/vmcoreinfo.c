@@ -7,6 +7,7 @@
 #include "vmcoreinfo.h"
 
 enum {
+	NOTE_NAME = 12, /* behind three u32 */
 	NOTE_HEADER = 24, /* namesz, descsz, type, "VMCOREINFO\0" padded to 12 */
 	MAX_TEXT = 8192,
 	MAX_LINES = 1024,
@@ -15,6 +16,8 @@ enum {
 	MAX_GUESSED_UTS_OFFSET = 64,
 	UTS_RELEASE = 130, /* struct new_utsname: six char[65], release is the third; user ABI */
 };
+
+static const int64_t IMAGE_SPAN = 1ll << 30, IMAGE_ALIGNMENT = 2 << 20;
 
 struct field {
 	const char *key;
@@ -26,6 +29,7 @@ struct field {
 static const struct field fields[] = {
 	FIELD("SYMBOL(swapper_pg_dir)", 16, page_table_root),
 	FIELD("NUMBER(phys_base)", 10, phys_base),
+	FIELD("SYMBOL(phys_base)", 16, phys_base_symbol),
 	FIELD("NUMBER(sme_mask)", 10, encryption_mask),
 	FIELD("SYMBOL(_stext)", 16, text_start),
 	FIELD("SYMBOL(init_uts_ns)", 16, init_uts_ns),
@@ -96,7 +100,7 @@ enum ciel_status ciel_vmcoreinfo_parse(const char *text, size_t length, struct c
 	info.levels = five_levels ? 5 : 4;
 
 	if (!info.release[0] || !info.page_table_root || !info.init_uts_ns || !info.text_start ||
-	    info.phys_base == UINT64_MAX)
+	    (info.phys_base == UINT64_MAX && !info.phys_base_symbol))
 		return ciel_fail(error, CIEL_MALFORMED,
 				 "VMCOREINFO of %zu bytes lacks OSRELEASE, swapper_pg_dir, init_uts_ns, _stext or phys_base", length);
 	*ret = info;
@@ -138,6 +142,26 @@ static int is_known(const struct ciel_vmcoreinfo_candidates *candidates, const s
 	return 0;
 }
 
+/* Parses the note at an offset of the RAM, and keeps what is new. */
+static void note_candidate(struct ciel_source *source, uint64_t offset, struct ciel_vmcoreinfo_candidates *candidates)
+{
+	char note[NOTE_HEADER + MAX_TEXT];
+	uint64_t left = source->size - offset;
+	size_t length = left < sizeof(note) ? (size_t)left : sizeof(note);
+	uint32_t text_length;
+	struct ciel_vmcoreinfo info;
+	struct ciel_error ignored;
+
+	if (candidates->count == CIEL_MAX_CANDIDATES || length <= NOTE_HEADER ||
+	    ciel_source_read(source, offset, note, length, &ignored))
+		return;
+	memcpy(&text_length, note + 4, 4);
+	if (text_length > length - NOTE_HEADER)
+		text_length = (uint32_t)(length - NOTE_HEADER);
+	if (ciel_vmcoreinfo_parse(note + NOTE_HEADER, text_length, &info, &ignored) == CIEL_OK && !is_known(candidates, &info))
+		candidates->info[candidates->count++] = info;
+}
+
 enum ciel_status ciel_vmcoreinfo_scan(struct ciel_source *source, struct ciel_vmcoreinfo_candidates *ret,
 				      struct ciel_error *error)
 {
@@ -147,28 +171,53 @@ enum ciel_status ciel_vmcoreinfo_scan(struct ciel_source *source, struct ciel_vm
 	if (status)
 		return ciel_context(error, "looking for VMCOREINFO");
 	ret->count = 0;
-	for (uint32_t i = 0; i < pages.count && ret->count < CIEL_MAX_CANDIDATES; i++) {
-		char note[NOTE_HEADER + MAX_TEXT];
-		uint64_t left = source->size - pages.offsets[i];
-		size_t length = left < sizeof(note) ? (size_t)left : sizeof(note);
-		uint32_t text_length;
-		struct ciel_vmcoreinfo info;
-		struct ciel_error ignored;
-
-		if (ciel_source_read(source, pages.offsets[i], note, length, &ignored))
-			continue;
-		memcpy(&text_length, note + 4, 4);
-		if (text_length > length - NOTE_HEADER)
-			text_length = (uint32_t)(length - NOTE_HEADER);
-		if (ciel_vmcoreinfo_parse(note + NOTE_HEADER, text_length, &info, &ignored))
-			continue;
-		if (!is_known(ret, &info))
-			ret->info[ret->count++] = info;
-	}
+	for (uint32_t i = 0; i < pages.count; i++)
+		note_candidate(source, pages.offsets[i], ret);
 	if (ret->count == 0)
 		return ciel_fail(error, CIEL_NO_VMCOREINFO,
 				 "no VMCOREINFO in %" PRIu64 " bytes of RAM (%u pages look like its note): no Linux kernel has started",
 				 source->size, pages.count);
+	return CIEL_OK;
+}
+
+struct deep_scan {
+	struct ciel_source *source;
+	struct ciel_vmcoreinfo_candidates *candidates;
+};
+
+static int visit_whole_page(void *context, uint64_t offset, const uint8_t head[CIEL_SCAN_BYTES])
+{
+	static const uint8_t name[] = "VMCOREINFO";
+	struct deep_scan *scan = context;
+	uint8_t page[CIEL_PAGE_SIZE];
+	struct ciel_error ignored;
+	const uint8_t *next = page;
+
+	(void)head;
+	if (ciel_source_read(scan->source, offset, page, sizeof(page), &ignored))
+		return 0;
+	while ((next = memmem(next, sizeof(page) - (size_t)(next - page), name, sizeof(name)))) {
+		size_t at = (size_t)(next++ - page);
+		/* Where a page begins the other scan has looked. */
+		if (at % 4 == 0 && at > NOTE_NAME && at - NOTE_NAME + CIEL_SCAN_BYTES <= sizeof(page) &&
+		    is_note(page + at - NOTE_NAME))
+			note_candidate(scan->source, offset + at - NOTE_NAME, scan->candidates);
+	}
+	return scan->candidates->count == CIEL_MAX_CANDIDATES;
+}
+
+enum ciel_status ciel_vmcoreinfo_scan_deep(struct ciel_source *source, struct ciel_vmcoreinfo_candidates *ret,
+					   struct ciel_error *error)
+{
+	struct deep_scan scan = { .source = source, .candidates = ret };
+
+	ret->count = 0;
+	enum ciel_status status = ciel_source_scan(source, visit_whole_page, &scan, error);
+	if (status)
+		return ciel_context(error, "looking for an old kernel's VMCOREINFO");
+	if (ret->count == 0)
+		return ciel_fail(error, CIEL_NO_VMCOREINFO, "no VMCOREINFO in %" PRIu64 " bytes of RAM: no Linux kernel has started",
+				 source->size);
 	return CIEL_OK;
 }
 
@@ -184,13 +233,13 @@ static int holds_release(const struct ciel_vmcoreinfo *info, struct ciel_space *
 	return strcmp(name, "Linux") == 0 && strcmp(name + UTS_RELEASE, info->release) == 0;
 }
 
-enum ciel_status ciel_vmcoreinfo_prove(const struct ciel_vmcoreinfo *info, struct ciel_space *space,
-				       struct ciel_error *error)
+static enum ciel_status prove_at(const struct ciel_vmcoreinfo *info, uint64_t phys_base, struct ciel_space *space,
+				 struct ciel_error *error)
 {
-	space->root = info->page_table_root - CIEL_KERNEL_MAP + info->phys_base;
+	space->root = info->page_table_root - CIEL_KERNEL_MAP + phys_base;
 	space->levels = info->levels;
 	space->encryption_mask = info->encryption_mask;
-	space->phys_base = info->phys_base;
+	space->phys_base = phys_base;
 	space->image_start = space->image_end = 0;
 	space->direct_start = space->direct_end = 0;
 	ciel_space_refresh(space);
@@ -207,4 +256,35 @@ enum ciel_status ciel_vmcoreinfo_prove(const struct ciel_vmcoreinfo *info, struc
 		return ciel_context(error, "reading init_uts_ns of %s", info->release);
 	return ciel_fail(error, CIEL_STALE, "VMCOREINFO speaks of %s, but init_uts_ns at 0x%" PRIx64 " does not", info->release,
 			 info->init_uts_ns);
+}
+
+/* Whether the variable phys_base, read where it is when that is its value, has that value. */
+static int says_itself(const struct ciel_vmcoreinfo *info, uint64_t phys_base, struct ciel_space *space)
+{
+	uint64_t offset, left, value;
+	struct ciel_error ignored;
+
+	return ciel_layout_find(space->layout, info->phys_base_symbol - CIEL_KERNEL_MAP + phys_base, &offset, &left) &&
+	       left >= sizeof(value) && ciel_source_read(space->source, offset, &value, sizeof(value), &ignored) == CIEL_OK &&
+	       value == phys_base;
+}
+
+enum ciel_status ciel_vmcoreinfo_prove(struct ciel_vmcoreinfo *info, struct ciel_space *space, struct ciel_error *error)
+{
+	if (info->phys_base != UINT64_MAX)
+		return prove_at(info, info->phys_base, space, error);
+
+	/* The image may be anywhere in the RAM, 2 MiB aligned, and at any of its virtual places. */
+	enum ciel_status status = ciel_fail(error, CIEL_STALE, "VMCOREINFO speaks of %s, whose phys_base is nowhere", info->release);
+	uint64_t end = ciel_layout_end(space->layout);
+	for (int64_t base = -IMAGE_SPAN; base < (int64_t)end; base += IMAGE_ALIGNMENT) {
+		if (!says_itself(info, (uint64_t)base, space))
+			continue;
+		status = prove_at(info, (uint64_t)base, space, error);
+		if (!status) {
+			info->phys_base = (uint64_t)base;
+			return CIEL_OK;
+		}
+	}
+	return status;
 }
