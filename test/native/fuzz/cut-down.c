@@ -269,7 +269,7 @@ static struct ciel_guest *attach(struct loaded_ram *ram)
 	struct ciel_guest *guest;
 	struct ciel_error error = { 0 };
 
-	if (ciel_guest_attach(source, &ram->layout, &guest, &report, &error)) {
+	if (ciel_guest_attach(source, &ram->layout, NULL, &guest, &report, &error)) {
 		fprintf(stderr, "attach: %s\n", error.message);
 		exit(1);
 	}

@@ -185,7 +185,7 @@ static enum ciel_status attach(struct ciel_guest **ret, struct ciel_error *error
 {
 	struct ciel_attach_report report = { 0 };
 
-	return ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, ret, &report, error);
+	return ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, NULL, ret, &report, error);
 }
 
 static uint64_t buffer[BUFFER / 8], whole[BUFFER / 8];

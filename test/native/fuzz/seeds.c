@@ -120,7 +120,7 @@ static void write_of_guest(const char *path, int number)
 	struct ciel_error error = { 0 };
 	uint64_t note = 0;
 
-	if (ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, &guest, &report, &error)) {
+	if (ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, NULL, &guest, &report, &error)) {
 		fprintf(stderr, "%s: %s\n", path, error.message);
 		exit(1);
 	}
