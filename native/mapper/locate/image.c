@@ -3,28 +3,13 @@
 
 #include "image.h"
 
-/* Matches that begin in bytes[0..filled), which are those at `address`. */
-static int visit_matches(const uint8_t *bytes, size_t filled, uint64_t address, const void *pattern, size_t length,
-			 ciel_image_visitor visit, void *context)
-{
-	const uint8_t *next = bytes;
-
-	while ((next = memmem(next, filled - (size_t)(next - bytes), pattern, length))) {
-		if (visit(context, address + (uint64_t)(next - bytes)))
-			return 1;
-		next++;
-	}
-	return 0;
-}
-
-int ciel_image_search(struct ciel_space *space, uint64_t start, const void *pattern, size_t length,
-		      ciel_image_visitor visit, void *context)
+int ciel_image_pieces(struct ciel_space *space, uint64_t start, size_t overlap, ciel_image_piece_visitor visit, void *context)
 {
 	uint8_t bytes[CIEL_MAX_PATTERN + CIEL_PAGE_SIZE];
-	size_t kept = 0; /* of the page before: where a match may have begun */
+	size_t kept = 0;
 	uint64_t end;
 
-	if (length == 0 || length > CIEL_MAX_PATTERN)
+	if (overlap > CIEL_MAX_PATTERN)
 		return 0;
 	start &= CIEL_PAGE_MASK;
 	if (__builtin_add_overflow(start, (uint64_t)CIEL_IMAGE_BYTES, &end))
@@ -38,11 +23,41 @@ int ciel_image_search(struct ciel_space *space, uint64_t start, const void *patt
 			kept = 0;
 			continue;
 		}
-		size_t filled = kept + CIEL_PAGE_SIZE;
-		if (visit_matches(bytes, filled, page - kept, pattern, length, visit, context))
+		size_t length = kept + CIEL_PAGE_SIZE;
+		if (visit(context, page - kept, bytes, length, kept))
 			return 1;
-		kept = length - 1;
-		memmove(bytes, bytes + filled - kept, kept);
+		kept = overlap;
+		memmove(bytes, bytes + length - kept, kept);
 	}
 	return 0;
+}
+
+struct search {
+	const void *pattern;
+	size_t length;
+	ciel_image_visitor visit;
+	void *context;
+};
+
+static int visit_matches(void *context, uint64_t address, const uint8_t *bytes, size_t length, size_t kept)
+{
+	const struct search *search = context;
+	const uint8_t *next = bytes;
+
+	(void)kept;
+	while ((next = memmem(next, length - (size_t)(next - bytes), search->pattern, search->length))) {
+		if (search->visit(search->context, address + (uint64_t)(next - bytes)))
+			return 1;
+		next++;
+	}
+	return 0;
+}
+
+int ciel_image_search(struct ciel_space *space, uint64_t start, const void *pattern, size_t length,
+		      ciel_image_visitor visit, void *context)
+{
+	struct search search = { .pattern = pattern, .length = length, .visit = visit, .context = context };
+
+	return length > 0 && length <= CIEL_MAX_PATTERN &&
+	       ciel_image_pieces(space, start, length - 1, visit_matches, &search);
 }

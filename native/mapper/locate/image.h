@@ -8,6 +8,12 @@
 
 #include "../translate.h"
 
+/* Told of a page, with what was kept of the one before in front of it. Returns 0 to go on, 1 to end. */
+typedef int (*ciel_image_piece_visitor)(void *context, uint64_t address, const uint8_t *bytes, size_t length, size_t kept);
+
+/* Visits the pages of the image, each with up to `overlap` (at most CIEL_MAX_PATTERN) bytes of its neighbour before it. */
+int ciel_image_pieces(struct ciel_space *space, uint64_t start, size_t overlap, ciel_image_piece_visitor visit, void *context);
+
 /* Told the guest-virtual address of a match. Returns 0 to go on, 1 to end the search. */
 typedef int (*ciel_image_visitor)(void *context, uint64_t address);
 

@@ -35,6 +35,7 @@ enum {
 	MAX_CHUNK = 256 * 512, /* bytes of the names behind one marker */
 	CHUNK_NAMES = 256,
 	MAX_PADDING = 8,
+	MAX_MATCHES = 64, /* kernels have one or two */
 };
 
 static const char digits[] = "0\0001\0002\0003\0004\0005\0006\0007\0008\0009";
@@ -42,6 +43,8 @@ static const char digits[] = "0\0001\0002\0003\0004\0005\0006\0007\0008\0009";
 struct search {
 	struct ciel_space *space;
 	struct ciel_kallsyms_tables tables;
+	uint32_t matches;
+	int is_found;
 };
 
 static int read_at(const struct search *search, uint64_t address, void *to, size_t length)
@@ -185,9 +188,10 @@ static int visit_digits(void *context, uint64_t address)
 	struct search *search = context;
 	struct markers markers;
 
-	return find_tokens(search, address) &&
-	       ((find_markers(search, sizeof(uint32_t), &markers) && find_names(search, &markers)) ||
-		(find_markers(search, sizeof(uint64_t), &markers) && find_names(search, &markers)));
+	search->is_found = find_tokens(search, address) &&
+			   ((find_markers(search, sizeof(uint32_t), &markers) && find_names(search, &markers)) ||
+			    (find_markers(search, sizeof(uint64_t), &markers) && find_names(search, &markers)));
+	return search->is_found || ++search->matches == MAX_MATCHES;
 }
 
 enum ciel_status ciel_kallsyms_search(struct ciel_space *space, uint64_t text_start, struct ciel_kallsyms_tables *ret,
@@ -195,7 +199,8 @@ enum ciel_status ciel_kallsyms_search(struct ciel_space *space, uint64_t text_st
 {
 	struct search search = { .space = space, .tables = { .known_text = text_start } };
 
-	if (!ciel_image_search(space, text_start, digits, sizeof(digits), visit_digits, &search))
+	ciel_image_search(space, text_start, digits, sizeof(digits), visit_digits, &search);
+	if (!search.is_found)
 		return ciel_fail(error, CIEL_NO_SYMBOLS,
 				 "VMCOREINFO does not name the kallsyms tables, and they were not found behind _stext at 0x%" PRIx64,
 				 text_start);

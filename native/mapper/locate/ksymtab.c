@@ -6,7 +6,7 @@
  *                                                            entries", 7290d58095712)
  *   absolute         u64 value, u64 name                     before
  *
- *   1. each name is looked for in the image: a name may stand there more often than once
+ *   1. the names are looked for among the image's texts: a name may stand there more often than once
  *   2. all words of the image are tried as pointers to one of these places; the value is just before
  *   3. a value must lie in the image: what does not is another word by chance
  */
@@ -17,7 +17,14 @@
 #include "image.h"
 #include "ksymtab.h"
 
-enum { MAX_NAMES = 1024, PLACES_A_NAME = 8, BEFORE = 8, BTF_HEADER = 24, MAX_BTF_BYTES = 64 << 20 };
+enum {
+	MAX_NAMES = 1024,
+	BUCKETS = 256,
+	ENTRY_BEFORE = 8,
+	BTF_HEADER = 24,
+	MAX_BTF_BYTES = 64 << 20,
+	MAX_BTF_MATCHES = 1024,
+};
 static const uint64_t IMAGE_SPAN = 1ull << 30;
 
 struct place {
@@ -25,19 +32,46 @@ struct place {
 	uint32_t symbol;
 };
 
-struct names {
+struct search {
+	struct ciel_symbol *symbols;
 	struct place places[MAX_NAMES];
-	uint32_t count, of_this, symbol;
+	uint32_t place_count;
+	uint32_t heads[BUCKETS]; /* symbol + 1 of the first name with this hash */
+	uint32_t *next;
 };
 
-static int note_name(void *context, uint64_t address)
+static uint32_t hash_name(const char *name)
 {
-	struct names *names = context;
+	uint32_t hash = 2166136261u;
 
-	if (names->count == MAX_NAMES)
-		return 1;
-	names->places[names->count++] = (struct place){ .address = address, .symbol = names->symbol };
-	return ++names->of_this == PLACES_A_NAME;
+	for (; *name; name++)
+		hash = (hash ^ (uint8_t)*name) * 16777619u;
+	return hash % BUCKETS;
+}
+
+static void note_text(struct search *search, uint64_t address, const char *text)
+{
+	for (uint32_t i = search->heads[hash_name(text)]; i; i = search->next[i - 1]) {
+		if (strcmp(search->symbols[i - 1].name, text) == 0 && search->place_count < MAX_NAMES)
+			search->places[search->place_count++] = (struct place){ .address = address, .symbol = i - 1 };
+	}
+}
+
+/* Texts between two NULs; those that end in what was kept have been seen with the page before. */
+static int visit_texts(void *context, uint64_t address, const uint8_t *bytes, size_t length, size_t kept)
+{
+	struct search *search = context;
+	const uint8_t *text = memchr(bytes, 0, length);
+
+	while (text && (size_t)(++text - bytes) < length) {
+		const uint8_t *end = memchr(text, 0, length - (size_t)(text - bytes));
+		if (!end)
+			break;
+		if (end > text && end - text < CIEL_MAX_PATTERN && (size_t)(end - bytes) >= kept)
+			note_text(search, address + (uint64_t)(text - bytes), (const char *)text);
+		text = end;
+	}
+	return search->place_count == MAX_NAMES;
 }
 
 static int compare(const void *a, const void *b)
@@ -47,18 +81,18 @@ static int compare(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-static const struct place *place_at(const struct names *names, uint64_t address)
+static const struct place *place_at(const struct search *search, uint64_t address)
 {
 	const struct place key = { .address = address };
 
-	if (address < names->places[0].address || address > names->places[names->count - 1].address)
+	if (address < search->places[0].address || address > search->places[search->place_count - 1].address)
 		return NULL;
-	return bsearch(&key, names->places, names->count, sizeof(key), compare);
+	return bsearch(&key, search->places, search->place_count, sizeof(key), compare);
 }
 
-static void note_value(struct ciel_symbol *symbols, const struct place *place, uint64_t value)
+static void note_value(struct search *search, const struct place *place, uint64_t value)
 {
-	struct ciel_symbol *symbol = &symbols[place->symbol];
+	struct ciel_symbol *symbol = &search->symbols[place->symbol];
 
 	if (symbol->found || value < CIEL_KERNEL_MAP || value >= CIEL_KERNEL_MAP + IMAGE_SPAN)
 		return;
@@ -67,67 +101,58 @@ static void note_value(struct ciel_symbol *symbols, const struct place *place, u
 }
 
 /* Step 2. */
-static void try_words(const struct names *names, struct ciel_symbol *symbols, uint64_t address, const uint8_t *bytes,
-		      uint32_t length)
+static int visit_words(void *context, uint64_t address, const uint8_t *bytes, size_t length, size_t kept)
 {
+	struct search *search = context;
+
+	(void)kept;
 	for (uint32_t at = 4; at + 4 <= length; at += 4) {
 		int32_t value, name;
 		memcpy(&value, bytes + at - 4, 4);
 		memcpy(&name, bytes + at, 4);
-		const struct place *place = place_at(names, address + at + (uint64_t)(int64_t)name);
+		const struct place *place = place_at(search, address + at + (uint64_t)(int64_t)name);
 		if (place)
-			note_value(symbols, place, address + at - 4 + (uint64_t)(int64_t)value);
+			note_value(search, place, address + at - 4 + (uint64_t)(int64_t)value);
 	}
 	for (uint32_t at = 8; at + 8 <= length; at += 8) {
 		uint64_t value, name;
 		memcpy(&value, bytes + at - 8, 8);
 		memcpy(&name, bytes + at, 8);
-		const struct place *place = place_at(names, name);
+		const struct place *place = place_at(search, name);
 		if (place)
-			note_value(symbols, place, value);
+			note_value(search, place, value);
 	}
+	return 0;
 }
 
 void ciel_ksymtab_find(struct ciel_space *space, uint64_t text_start, struct ciel_symbol *symbols, uint32_t count)
 {
-	_cleanup_free_ struct names *names = calloc(1, sizeof(*names));
-	uint64_t start = text_start & CIEL_PAGE_MASK;
+	_cleanup_free_ struct search *search = calloc(1, sizeof(*search));
+	_cleanup_free_ uint32_t *next = calloc(count + 1, sizeof(*next));
 
-	if (!names)
+	if (!search || !next)
 		return;
+	search->symbols = symbols;
+	search->next = next;
 	for (uint32_t i = 0; i < count; i++) {
-		size_t length = strlen(symbols[i].name) + 1;
-		if (symbols[i].found || length > CIEL_MAX_PATTERN)
+		uint32_t bucket = hash_name(symbols[i].name);
+		if (symbols[i].found)
 			continue;
-		names->symbol = i;
-		names->of_this = 0;
-		ciel_image_search(space, text_start, symbols[i].name, length, note_name, names);
+		next[i] = search->heads[bucket];
+		search->heads[bucket] = i + 1;
 	}
-	if (names->count == 0)
+	ciel_image_pieces(space, text_start, CIEL_MAX_PATTERN, visit_texts, search);
+	if (search->place_count == 0)
 		return;
-	qsort(names->places, names->count, sizeof(names->places[0]), compare);
+	qsort(search->places, search->place_count, sizeof(search->places[0]), compare);
 	/* An entry may begin in the page before. */
-	uint8_t bytes[BEFORE + CIEL_PAGE_SIZE];
-	uint32_t kept = 0;
-	for (uint64_t page = start; page < start + CIEL_IMAGE_BYTES; page += CIEL_PAGE_SIZE) {
-		struct ciel_extent extent;
-		struct ciel_error ignored;
-
-		if (!ciel_space_find(space, page, &extent) || extent.left < CIEL_PAGE_SIZE ||
-		    ciel_source_read(space->source, extent.offset, bytes + BEFORE, CIEL_PAGE_SIZE, &ignored)) {
-			kept = 0;
-			continue;
-		}
-		try_words(names, symbols, page - kept, bytes + BEFORE - kept, kept + CIEL_PAGE_SIZE);
-		kept = BEFORE;
-		memcpy(bytes, bytes + CIEL_PAGE_SIZE, BEFORE);
-	}
+	ciel_image_pieces(space, text_start, ENTRY_BEFORE, visit_words, search);
 }
 
 struct btf_place {
 	struct ciel_space *space;
 	uint64_t address;
-	uint32_t length;
+	uint32_t length, matches;
 };
 
 static int visit_btf(void *context, uint64_t address)
@@ -141,6 +166,8 @@ static int visit_btf(void *context, uint64_t address)
 	struct ciel_error ignored;
 	uint32_t length;
 
+	if (++place->matches == MAX_BTF_MATCHES)
+		return 1;
 	if (ciel_space_read(place->space, address, &header, sizeof(header), &ignored))
 		return 0;
 	if (header.type_offset != 0 || header.string_offset != header.type_length || header.type_length == 0 ||
@@ -156,7 +183,8 @@ int ciel_btf_search(struct ciel_space *space, uint64_t text_start, uint64_t *ret
 	static const uint8_t head[] = { 0x9f, 0xeb, 1, 0, BTF_HEADER, 0, 0, 0 };
 	struct btf_place place = { .space = space };
 
-	if (!ciel_image_search(space, text_start, head, sizeof(head), visit_btf, &place))
+	ciel_image_search(space, text_start, head, sizeof(head), visit_btf, &place);
+	if (!place.length)
 		return 0;
 	*ret = place.address;
 	*ret_length = place.length;
