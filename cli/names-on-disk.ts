@@ -20,6 +20,8 @@ export interface NamesLook {
     readonly runtimes: readonly string[];
     /** The newest change that had been committed, by the guest's clock; null where the format does not tell. */
     readonly committedAt: string | null;
+    /** The guest has written newer changes as fast commits of ext4, which show with the next full commit. */
+    readonly hasNewer: boolean;
   }[];
   /** Containers, runtimes or disks that are there and cannot be read. */
   readonly unreadable: readonly { readonly what: string; readonly reason: string; readonly message: string }[];
@@ -33,11 +35,12 @@ export function namesLook(names: Reading<NamesOnDisk>, nowUnixMs: number): Names
     message: names.available ? null : names.message,
     asOf: found === null ? null : new Date(found.asOfUnixMs).toISOString(),
     ageMs: found === null ? null : Math.max(0, nowUnixMs - found.asOfUnixMs),
-    fileSystems: (found?.fileSystems ?? []).map(({ format, place, runtimes, committedAtUnixMs }) => ({
+    fileSystems: (found?.fileSystems ?? []).map(({ format, place, runtimes, committedAtUnixMs, hasNewer }) => ({
       format,
       place,
       runtimes,
       committedAt: committedAtUnixMs === null ? null : timeText(committedAtUnixMs),
+      hasNewer,
     })),
     unreadable: [
       ...(found?.failures ?? []).map(({ runtime, place, reason, message }) => ({
@@ -63,7 +66,10 @@ export function namesAgeText({ ageMs, fileSystems }: NamesLook): string | null {
     const where = place === 'disk' ? '' : ` on ${printable(place)}`;
     return `${format}${where} (${runtimes.join(', ')})`;
   });
-  return `Names ${durationText(ageMs)} old, from ${places.join(' and ')}.`;
+  const newer = fileSystems.some(({ hasNewer }) => hasNewer)
+    ? ' There are newer fast commits, which are not read.'
+    : '';
+  return `Names ${durationText(ageMs)} old, from ${places.join(' and ')}.${newer}`;
 }
 
 const MOST_NOTES = 5;

@@ -181,6 +181,7 @@ class Ext4 implements FileSystem {
       journalledBlocks: this.overlay.size,
       journalSequence: this.overlay.sequence,
       committedAtUnixMs: this.overlay.committedAtUnixMs,
+      hasNewer: this.overlay.hasNewerFastCommits,
     };
   }
 

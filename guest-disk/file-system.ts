@@ -45,6 +45,8 @@ export interface FileSystemAge {
   readonly journalSequence: number | null;
   /** When the guest committed it, by the guest's clock. */
   readonly committedAtUnixMs: number | null;
+  /** There is something newer in a form that is not read here (ext4's fast commits). */
+  readonly hasNewer: boolean;
 }
 
 export interface FileSystemFormat {

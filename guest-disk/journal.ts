@@ -19,7 +19,9 @@
  *  2. Transactions, tags and copies carry checksums (metadata_csum, the default); what does not match was torn.
  *  3. The last commit block must still be what it was, or this is another journal: a reverted snapshot, a new disk.
  *
- * Fast commits (a feature that has to be switched on) are not read: with them, changes show with the next full commit.
+ * Fast commits (a feature that has to be switched on) are not read: with them, changes show with the next full commit, at
+ * most five seconds later (the commit interval). That there are newer ones is told, by the header of their area: it names
+ * the transaction that they are ahead of.
  * Format: https://docs.kernel.org/filesystems/ext4/journal.html
  */
 import { crc32c } from './crc32c.ts';
@@ -47,6 +49,8 @@ interface Superblock {
   readonly sequence: number;
   readonly incompatible: number;
   readonly uuid: Buffer;
+  /** Where fast commits are written; null without that feature. */
+  readonly fastCommits: number | null;
 }
 
 /** What follow() found to be different from what the caller may have read before. */
@@ -58,6 +62,8 @@ const BLOCK_COMMIT = 2;
 const BLOCK_SUPERBLOCK_V1 = 3;
 const BLOCK_SUPERBLOCK_V2 = 4;
 const BLOCK_REVOKE = 5;
+const FAST_COMMIT_HEAD = 9;
+const FAST_COMMIT_HEAD_BYTES = 8;
 const HEADER_BYTES = 12;
 const SUPERBLOCK_BYTES = 1024;
 
@@ -93,6 +99,7 @@ export class JournalOverlay {
   #next: { block: number; sequence: number } | undefined;
   #lastCommit: { block: number; content: Buffer } | undefined;
   #committedAtUnixMs: number | null = null;
+  #hasNewerFastCommits = false;
 
   /** The newest transaction taken into account; null while the log is empty. */
   get sequence(): number | null {
@@ -101,6 +108,11 @@ export class JournalOverlay {
 
   get committedAtUnixMs(): number | null {
     return this.#committedAtUnixMs;
+  }
+
+  /** What they hold is not known here before the next full commit. */
+  get hasNewerFastCommits(): boolean {
+    return this.#hasNewerFastCommits;
   }
 
   /** How many home blocks have a newer copy in the journal. */
@@ -126,6 +138,14 @@ export class JournalOverlay {
 
   /** Takes in what was committed since the last call, and tells which home blocks that changed. */
   async follow(journal: JournalBlocks): Promise<Changed> {
+    const changed = await this.#followFull(journal);
+    const { fastCommits = null, sequence = 0 } = this.#superblock ?? {};
+    const next = this.#next?.sequence ?? sequence;
+    this.#hasNewerFastCommits = fastCommits !== null && (await areFastCommitsOf(next, journal, fastCommits));
+    return changed;
+  }
+
+  async #followFull(journal: JournalBlocks): Promise<Changed> {
     const changed = new Set<number>();
     let everything = false;
     for (let attempt = 0; attempt < MAX_FOLLOW_ATTEMPTS; attempt++) {
@@ -309,6 +329,8 @@ async function readSuperblock(journal: JournalBlocks): Promise<Superblock> {
     start: raw.readUInt32BE(28),
     incompatible,
     uuid: Buffer.from(raw.subarray(48, 64)),
+    // The kernel leaves a block between the log's end and them.
+    fastCommits: fastCommitBlocks === 0 ? null : blockCount - fastCommitBlocks + 1,
   };
   if (hasChecksums(superblock) && computeChecksum(0xffff_ffff, raw, 252) !== raw.readUInt32BE(252)) {
     throw new DiskUnreadable('Torn', "the journal's superblock does not match its checksum");
@@ -325,6 +347,13 @@ async function readSuperblock(journal: JournalBlocks): Promise<Superblock> {
     throw new DiskUnreadable('Malformed', `a journal of ${blockCount} blocks, from ${first} to ${end}, start ${start}`);
   }
   return superblock;
+}
+
+/** The area begins with a tag for the whole: kind, length, features, and the transaction that comes next. */
+async function areFastCommitsOf(sequence: number, journal: JournalBlocks, block: number): Promise<boolean> {
+  const area = await journal.read(block, 1);
+  const isHead = area.readUInt16LE(0) === FAST_COMMIT_HEAD && area.readUInt16LE(2) === FAST_COMMIT_HEAD_BYTES;
+  return isHead && area.readUInt32LE(8) === sequence;
 }
 
 function* readTags(superblock: Superblock, content: Buffer) {

@@ -207,6 +207,7 @@ class Xfs implements FileSystem {
       journalledBlocks: this.overlay.size,
       journalSequence: this.overlay.sequence,
       committedAtUnixMs: this.overlay.newestChangeUnixMs,
+      hasNewer: false,
     };
   }
 

@@ -310,6 +310,7 @@ describe('names from the disk', () => {
         journalledBlocks: 7,
         journalSequence: 3,
         committedAtUnixMs: 1_795_577_361_000,
+        hasNewer: false,
       },
       {
         format: 'xfs',
@@ -318,6 +319,7 @@ describe('names from the disk', () => {
         journalledBlocks: 0,
         journalSequence: null,
         committedAtUnixMs: Number.MAX_SAFE_INTEGER,
+        hasNewer: false,
       },
     ],
     failures: [{ runtime: 'podman', place: 'disk', reason: 'Torn', message: 'again and again' }],

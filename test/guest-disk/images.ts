@@ -1,5 +1,5 @@
 /** Disk images for tests, made by e2fsprogs: what its tools write and recover is the truth that our reader is held to. */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -48,6 +48,32 @@ export async function makeImage(
   args: readonly string[],
 ): Promise<void> {
   await run('mke2fs', ['-q', '-F', '-E', 'root_owner=0:0', '-d', tree, ...args, path, `${sizeMegabytes}M`]);
+}
+
+/** An XFS at `path` that holds the tree at `tree`. `args` are mkfs.xfs's own. */
+export async function makeXfs(
+  path: string,
+  tree: string,
+  sizeMegabytes: number,
+  args: readonly string[],
+): Promise<void> {
+  writeFileSync(`${path}.prototype`, `/\n0 0\nd--755 0 0\n${prototypeOf(tree)}$\n`);
+  writeFileSync(path, '');
+  truncateSync(path, sizeMegabytes << 20);
+  await run('mkfs.xfs', ['-q', '--unsupported', '-d', 'agcount=2', '-p', `${path}.prototype`, ...args, path]);
+}
+
+/** What `mkfs.xfs -p` is to put in. */
+function prototypeOf(directory: string): string {
+  return readdirSync(directory, { withFileTypes: true })
+    .map((entry) => {
+      const child = join(directory, entry.name);
+      if (entry.isDirectory()) return `${entry.name} d--755 0 0\n${prototypeOf(child)}$\n`;
+      return entry.isFile()
+        ? `${entry.name} ---644 0 0 ${child}\n`
+        : `${entry.name} l--777 0 0 ${readlinkSync(child)}\n`;
+    })
+    .join('');
 }
 
 /** A file of state/, where a README says how each was made. */

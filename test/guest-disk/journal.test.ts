@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { JournalOverlay } from '../../guest-disk/journal.ts';
 import {
+  bufferSource,
   CONTAINER_ID,
   debugfs,
   dockerFiles,
@@ -246,4 +247,30 @@ describe('a journal that e2fsprogs wrote', async () => {
     expect(fileSystem.age).toMatchObject({ journalledBlocks: 2, journalSequence: 3 });
     expect(blocks.map((n) => truth[n * 4096])).toEqual([0, 2, 0, 1]);
   });
+
+  it('fast commits that are newer are told, and older ones not', async () => {
+    const base = join(directory, 'fast.img');
+    await makeImage(base, tree, 32, ['-b', '1024', '-O', 'extent,^metadata_csum,has_journal', '-J', 'size=4']);
+    const content = readFileSync(base);
+    const at = async (block: number) => Number(await debugfs(base, `bmap <8> ${block}`).then(onlyNumber)) * 1024;
+    const superblock = await at(0);
+    const blocks = content.readUInt32BE(superblock + 16);
+    const sequence = content.readUInt32BE(superblock + 24);
+    // As the kernel sets it when it mounts with fast commits: 256 blocks, and one between the log and them.
+    content.writeUInt32BE(content.readUInt32BE(superblock + 40) | 0x20, superblock + 40);
+    const area = await at(blocks - 256 + 1);
+    content.writeUInt16LE(9, area);
+    content.writeUInt16LE(8, area + 2);
+    for (const [ahead, hasNewer] of [
+      [0, true],
+      [-1, false],
+    ] as const) {
+      content.writeUInt32LE(sequence + ahead, area + 8);
+      const fileSystem = await openExt4(bufferSource(content));
+      await fileSystem.coherently(async () => undefined);
+      expect(fileSystem.age.hasNewer).toBe(hasNewer);
+    }
+  });
 });
+
+const onlyNumber = (output: string) => /^(\d+)$/m.exec(output)?.[1] ?? Number.NaN;

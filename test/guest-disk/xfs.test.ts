@@ -1,34 +1,17 @@
-import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { BlockSource } from '../../guest-disk/disk.ts';
 import type { FileSystem } from '../../guest-disk/file-system.ts';
 import { xfs } from '../../guest-disk/xfs.ts';
-import { bufferSource, inflated, run, temporaryDirectory, writeTree } from './images.ts';
+import { bufferSource, inflated, makeXfs, temporaryDirectory, writeTree } from './images.ts';
 
 const directory = await temporaryDirectory();
 const tree = join(directory, 'tree');
 
-/** What `mkfs.xfs -p` is to put in. */
-function prototypeOf(path: string): string {
-  return readdirSync(path, { withFileTypes: true })
-    .map((entry) => {
-      const child = join(path, entry.name);
-      if (entry.isDirectory()) return `${entry.name} d--755 0 0\n${prototypeOf(child)}$\n`;
-      if (entry.isSymbolicLink()) return `${entry.name} l--777 0 0 a/b/deep\n`;
-      return `${entry.name} ---644 0 0 ${child}\n`;
-    })
-    .join('');
-}
-
-async function makeXfs(name: string, args: readonly string[]): Promise<Buffer> {
-  const image = join(directory, `${name}.img`);
-  const prototype = join(directory, `${name}.proto`);
-  writeFileSync(prototype, `/\n0 0\nd--755 0 0\n${prototypeOf(tree)}$\n`);
-  writeFileSync(image, '');
-  truncateSync(image, 64 << 20);
-  await run('mkfs.xfs', ['-q', '--unsupported', '-d', 'agcount=2', '-p', prototype, ...args, image]);
-  return readFileSync(image);
+async function imageOf(name: string, args: readonly string[]): Promise<Buffer> {
+  await makeXfs(join(directory, `${name}.img`), tree, 64, args);
+  return readFileSync(join(directory, `${name}.img`));
 }
 
 async function openXfs(source: BlockSource, previous?: FileSystem): Promise<FileSystem> {
@@ -57,7 +40,7 @@ describe('reads the same tree as was put into', () => {
     ['version 4 without file types in directories', ['-m', 'crc=0', '-n', 'ftype=0']],
   ];
   it.each(cases)('%s', async (name, args) => {
-    const fileSystem = await openXfs(bufferSource(await makeXfs(name.replaceAll(' ', '-'), args)));
+    const fileSystem = await openXfs(bufferSource(await imageOf(name.replaceAll(' ', '-'), args)));
     await fileSystem.coherently(async () => {
       for (const path of readdirSync(tree, { recursive: true, encoding: 'utf8' })) {
         const status = statSync(join(tree, path));
@@ -175,7 +158,7 @@ describe('a disk whose newest changes are in the log', () => {
   });
 
   it('says that an inode at home is torn', async () => {
-    const fileSystem = await openXfs(bufferSource(await makeXfs('torn', [])));
+    const fileSystem = await openXfs(bufferSource(await imageOf('torn', [])));
     const broken = readFileSync(join(directory, 'torn.img'));
     const rootInode = Number(broken.readBigUInt64BE(56));
     const at = (rootInode >> 3) * 4096 + (rootInode & 7) * 512;
