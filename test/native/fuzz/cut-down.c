@@ -273,6 +273,7 @@ static struct ciel_guest *attach(struct loaded_ram *ram)
 		fprintf(stderr, "attach: %s\n", error.message);
 		exit(1);
 	}
+	guest->detail = 1;
 	return guest;
 }
 

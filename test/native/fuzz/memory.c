@@ -163,7 +163,10 @@ static uint32_t check_sample(const uint8_t *buffer)
 	for (uint32_t i = 0; i < header->container_count; i++) {
 		const struct ciel_sample_container *container = (const struct ciel_sample_container *)(buffer + at);
 		CHECK(at + sizeof(*container) <= header->bytes && container->bytes <= header->bytes - at);
-		CHECK(header->container_bytes + header->cpu_count * 8ull + container->path_length <= container->bytes);
+		uint64_t listed = container->device_count * sizeof(struct ciel_sample_device) +
+				  container->interface_count * sizeof(struct ciel_sample_interface);
+		CHECK(container->device_count <= VIEW_MAX_DEVICES && container->interface_count <= VIEW_MAX_INTERFACES);
+		CHECK(header->container_bytes + header->cpu_count * 8ull + listed + container->path_length <= container->bytes);
 		CHECK((uint64_t)container->id_offset + container->id_length <= container->path_length);
 		for (int figure = 0; figure < CIEL_FIGURE_COUNT; figure++)
 			CHECK(container->figures[figure].status >= 0 && container->figures[figure].status < STATUSES);
@@ -185,7 +188,10 @@ static enum ciel_status attach(struct ciel_guest **ret, struct ciel_error *error
 {
 	struct ciel_attach_report report = { 0 };
 
-	return ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, NULL, ret, &report, error);
+	enum ciel_status status = ciel_guest_attach(loaded_ram_source(&ram), &ram.layout, NULL, ret, &report, error);
+	if (!status)
+		(*ret)->detail = 1;
+	return status;
 }
 
 static uint64_t buffer[BUFFER / 8], whole[BUFFER / 8];
