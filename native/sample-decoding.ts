@@ -270,9 +270,13 @@ function messageOf(status: number, slot: number, what: string, slotName: SlotNam
 
 type FigureReader = <T>(name: FigureName, decode: (value: bigint) => T) => Reading<T>;
 
+/** Where a JavaScript number ends to be exact: 8 PiB. A guest may claim more of anything; nobody downstream need believe it. */
+const MAX_NUMBER = 2n ** 53n - 1n;
+
 const asIs = (value: bigint): bigint => value;
 const limited = (value: bigint): bigint | null => (value === UNLIMITED ? null : value);
-const limitedNumber = (value: bigint): number | null => (value === UNLIMITED ? null : Number(value));
+/** A limit that no machine has is none. */
+const limitedNumber = (value: bigint): number | null => (value > MAX_NUMBER ? null : Number(value));
 
 function decodeContainer(record: Buffer, fixedBytes: number, cpuCount: number, slotName: SlotName): ContainerCounters {
   const devicesStart = fixedBytes + cpuCount * 8;
@@ -287,7 +291,12 @@ function decodeContainer(record: Buffer, fixedBytes: number, cpuCount: number, s
   const figure: FigureReader = (name, decode) => {
     const start = CONTAINER.figures + FIGURE_NUMBERS[name] * FIGURE_BYTES;
     const status = record.readInt32LE(start + 8);
-    if (status === 0) return available(decode(record.readBigUInt64LE(start)));
+    if (status === 0) {
+      const value = record.readBigUInt64LE(start);
+      if ((decode as unknown) === Number && value > MAX_NUMBER)
+        return unavailable('Malformed', `the guest says ${value}, which no machine has`);
+      return available(decode(value));
+    }
     const what = /(Some|Full)$/.test(name) ? 'pressure' : name;
     return missing(status, record.readUInt32LE(start + 12), what, slotName);
   };

@@ -343,6 +343,10 @@ export function jsonText(value: unknown): string {
 export function jsonbOf<T>(value: T): RawBuilder<T> {
   return sql<T>`${jsonText(value)}::jsonb`;
 }
+/** A column of bytes that a guest chose, in a statement: null when it is no number of bytes, as one row refuses all. */
+export function guestBytes(column: 'memoryBytes' | 'memoryLimitBytes') {
+  return sql.raw(`case when "${column}" between 0 and 1e18 then round("${column}")::bigint end`);
+}
 export function textOf(guestText: string): string {
   return guestText.replaceAll('\0', '\ufffd');
 }

@@ -6,7 +6,7 @@
  * process's main thread, and JSON.stringify is native code.
  */
 import { sql } from 'kysely';
-import { type ContainerTable, jsonText, type Store, type VmTable } from './database.ts';
+import { type ContainerTable, guestBytes, jsonText, type Store, type VmTable } from './database.ts';
 
 export type VmObservation = Omit<VmTable, 'at' | 'host'> & { readonly at: string };
 export type ContainerObservation = Omit<ContainerTable, 'at' | 'labels' | 'addresses'> & {
@@ -51,11 +51,12 @@ export async function saveContainers(
       insert into container (vm_uuid, container_id, runtime, cgroup_path, name, image, labels, addresses, service, replica_id,
         cpu_cores, memory_bytes, io_bytes_per_second, cpu_limit_cores, memory_limit_bytes, unavailable, at)
       select "vmUuid", "containerId", runtime, "cgroupPath", name, image, labels, addresses, service, "replicaId",
-        "cpuCores", "memoryBytes", "ioBytesPerSecond", "cpuLimitCores", "memoryLimitBytes", unavailable, at
+        "cpuCores", ${guestBytes('memoryBytes')}, "ioBytesPerSecond", "cpuLimitCores", ${guestBytes('memoryLimitBytes')},
+        unavailable, at
       from jsonb_to_recordset(${rows}::jsonb) as row ("vmUuid" uuid, "containerId" text, runtime text, "cgroupPath" text,
         name text, image text, labels jsonb, addresses jsonb, service text, "replicaId" uuid, "cpuCores" double precision,
-        "memoryBytes" bigint, "ioBytesPerSecond" double precision, "cpuLimitCores" double precision,
-        "memoryLimitBytes" bigint, unavailable text, at timestamptz)
+        "memoryBytes" double precision, "ioBytesPerSecond" double precision, "cpuLimitCores" double precision,
+        "memoryLimitBytes" double precision, unavailable text, at timestamptz)
       on conflict (vm_uuid, container_id) do update set runtime = excluded.runtime, cgroup_path = excluded.cgroup_path,
         name = excluded.name, image = excluded.image, labels = excluded.labels, addresses = excluded.addresses,
         service = excluded.service, replica_id = excluded.replica_id, cpu_cores = excluded.cpu_cores,

@@ -2,7 +2,7 @@
 import { sql } from 'kysely';
 import type { ReplicaUsage } from '../model/decision.ts';
 import type { Rollup } from '../model/usage.ts';
-import { jsonText, type Store } from './database.ts';
+import { guestBytes, jsonText, type Store } from './database.ts';
 
 export const ROLLUP_SECONDS = 10;
 const KEEP_ROLLUPS_HOURS = 24;
@@ -15,7 +15,7 @@ export async function saveRollups(store: Store, rollups: readonly Rollup[]): Pro
     insert into rollup (vm_uuid, container_id, starts_at, samples, cpu_cores, cpu_cores_max, memory_bytes,
       io_bytes_per_second, unavailable)
     select "vmUuid", coalesce("containerId", ${VM_ITSELF}), "from", samples, "cpuCores", "cpuCoresMax",
-      round("memoryBytes"), "ioBytesPerSecond", unavailable
+      ${guestBytes('memoryBytes')}, "ioBytesPerSecond", unavailable
     from jsonb_to_recordset(${jsonText(rollups)}::jsonb) as row ("vmUuid" uuid, "containerId" text, "from" timestamptz,
       samples integer, "cpuCores" double precision, "cpuCoresMax" double precision, "memoryBytes" double precision,
       "ioBytesPerSecond" double precision, unavailable text)

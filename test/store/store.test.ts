@@ -123,6 +123,50 @@ describe('text that a guest chose', () => {
     expect(await listContainers(store, VM)).toEqual([]);
   });
 
+  it('has numbers that no column holds, and they cost that figure alone (invariant 9)', async () => {
+    const { store } = test;
+    const container = {
+      vmUuid: VM,
+      containerId: 'd'.repeat(64),
+      runtime: 'docker' as const,
+      cgroupPath: '/docker/d',
+      name: 'd',
+      image: null,
+      labels: {},
+      addresses: {},
+      service: null,
+      replicaId: null,
+      cpuCores: 1e300,
+      memoryBytes: 2 ** 64,
+      ioBytesPerSecond: 1e300,
+      cpuLimitCores: null,
+      memoryLimitBytes: 0.5,
+      unavailable: null,
+      at: NOW,
+    };
+    const honest = { ...container, containerId: 'e'.repeat(64), memoryBytes: 4096, memoryLimitBytes: 8192 };
+    await saveContainers(store, [VM], [container, { ...honest }]);
+    expect(await listContainers(store, VM)).toMatchObject([
+      { memoryBytes: null, memoryLimitBytes: expect.toBeOneOf([0, 1]) },
+      { memoryBytes: 4096, memoryLimitBytes: 8192 },
+    ]);
+    await saveContainers(store, [VM], []);
+    const rollup = {
+      vmUuid: VM,
+      containerId: 'd'.repeat(64),
+      from: new Date(Date.now() - 20_000).toISOString(),
+      samples: 1,
+      cpuCores: 1,
+      cpuCoresMax: 1,
+      memoryBytes: 2 ** 64,
+      ioBytesPerSecond: null,
+      unavailable: null,
+    };
+    await saveRollups(store, [rollup]);
+    const [saved] = await listRollups(store, VM, rollup.containerId, new Date(Date.now() - 60_000));
+    expect(saved).toMatchObject({ cpuCores: 1, memoryBytes: null });
+  });
+
   it('is otherwise written as it is', () => {
     for (const value of ['\\u0000', '\\\\u0000', 'plain', '\u{1f600}', { 'a\\b': ['\n', '\\ud800'] }]) {
       expect(JSON.parse(jsonText(value))).toEqual(value);
