@@ -57,11 +57,26 @@ static int parse_number(const char *text, int base, uint64_t *ret)
 	return 1;
 }
 
+/*
+ * The guest's word, on its way into messages and to a file name (of detached BTF): visible ASCII without a slash, as any
+ * kernel has it.
+ */
+static int is_release(const char *text)
+{
+	if (text[0] == '.')
+		return 0;
+	for (; *text; text++) {
+		if (*text <= ' ' || *text > '~' || *text == '/' || *text == '\\')
+			return 0;
+	}
+	return 1;
+}
+
 static void parse_line(const char *key, const char *value, struct ciel_vmcoreinfo *info, uint64_t *five_levels)
 {
 	if (strcmp(key, "OSRELEASE") == 0) {
 		size_t length = strnlen(value, sizeof(info->release));
-		if (length < sizeof(info->release))
+		if (length < sizeof(info->release) && is_release(value))
 			memcpy(info->release, value, length + 1);
 		return;
 	}
