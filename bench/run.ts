@@ -6,7 +6,7 @@ import { readdir } from 'node:fs/promises';
 
 export type Bench = (args: readonly string[]) => Promise<void>;
 
-const NOT_BENCHES = ['run', 'measure'];
+const NOT_BENCHES = ['run', 'measure', 'crowd'];
 const names = (await readdir(import.meta.dirname))
   .filter((file) => file.endsWith('.ts'))
   .map((file) => file.slice(0, -'.ts'.length))
