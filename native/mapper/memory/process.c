@@ -6,7 +6,8 @@
  * cache until the next refresh; a value read twice between two refreshes is therefore the same value.
  *
  * Absent pages are not fetched: reading them would fault them into QEMU (a scan without this grew one from 220 to
- * 1,145 MB). /proc/PID/pagemap says in 8 bytes a page whether it is present or swapped; absent ones read as zeros.
+ * 1,145 MB). /proc/PID/pagemap says in 8 bytes a page whether it is present or swapped; absent ones read as zeros. What was
+ * present is believed to be so for a while: a page that a balloon takes meanwhile costs at most itself.
  *
  * What was read counts only when the process still lives afterwards: a pid may be reused between two calls, but not while
  * alive() on the pidfd says that its process lives.
@@ -14,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -23,6 +25,9 @@
 
 enum {
 	STAGED_PAGES = 256,
+	/* Pages that were present are asked for again after so many refreshes. */
+	KNOWN_PAGES = 4096,
+	EPOCH_REFRESHES = 4096,
 	SCAN_BATCH = 512,
 };
 
@@ -34,9 +39,40 @@ struct process_source {
 	struct ciel_process process;
 	int pagemap;
 	uint64_t address;
+	uint32_t known[KNOWN_PAGES]; /* numbers of pages that are present, + 1; a hash without chains */
+	uint32_t refreshes;
+	uint64_t number; /* names the source: its address may be another's, later */
+};
+
+/*
+ * The pages that are staged: of one source at a time, as a sample is taken in one go, so that a thousand VMs cost this
+ * once a thread.
+ */
+struct stage {
+	uint64_t owner; /* number of the source */
 	uint64_t staged[STAGED_PAGES]; /* the RAM offset of the page in each place, or NO_PAGE */
 	uint8_t pages[STAGED_PAGES][CIEL_PAGE_SIZE];
 };
+static _Thread_local struct stage *thread_stage;
+
+static void clear_stage(struct stage *stage, const struct process_source *process)
+{
+	stage->owner = process->number;
+	for (uint32_t i = 0; i < STAGED_PAGES; i++)
+		stage->staged[i] = NO_PAGE;
+}
+
+/* This thread's stage, for this source. */
+static struct stage *stage_of(const struct process_source *process)
+{
+	if (!thread_stage)
+		thread_stage = calloc(1, sizeof(*thread_stage));
+	if (thread_stage && thread_stage->owner != process->number)
+		clear_stage(thread_stage, process);
+	return thread_stage;
+}
+
+static atomic_uint_fast64_t next_number = 1;
 
 static struct process_source *process_of(struct ciel_source *source)
 {
@@ -73,23 +109,28 @@ static ssize_t read_process(const struct process_source *process, uint64_t offse
 static const volatile uint8_t *process_page(struct ciel_source *source, uint64_t offset)
 {
 	struct process_source *process = process_of(source);
+	struct stage *stage = stage_of(process);
 	/* Neighbouring pages of different regions would collide with a plain modulus: mix the higher bits in. */
 	uint64_t number = offset / CIEL_PAGE_SIZE;
 	uint32_t place = (uint32_t)((number * 0x9e3779b97f4a7c15ull) >> 56) % STAGED_PAGES;
+	uint32_t *known = &process->known[(number * 0x9e3779b97f4a7c15ull) >> 52];
 	struct ciel_error ignored;
-	uint64_t entry;
+	uint64_t entry = PAGEMAP_PRESENT;
 
-	if (process->staged[place] == offset)
-		return process->pages[place];
-	process->staged[place] = NO_PAGE;
-	if (read_pagemap(process, offset, &entry, 1, &ignored))
+	if (!stage)
 		return NULL;
+	if (stage->staged[place] == offset)
+		return stage->pages[place];
+	stage->staged[place] = NO_PAGE;
+	if (*known != (uint32_t)number + 1 && read_pagemap(process, offset, &entry, 1, &ignored))
+		return NULL;
+	*known = is_present(entry) ? (uint32_t)number + 1 : 0;
 	if (!is_present(entry))
-		memset(process->pages[place], 0, CIEL_PAGE_SIZE);
-	else if (read_process(process, offset, process->pages[place], CIEL_PAGE_SIZE) != (ssize_t)CIEL_PAGE_SIZE)
+		memset(stage->pages[place], 0, CIEL_PAGE_SIZE);
+	else if (read_process(process, offset, stage->pages[place], CIEL_PAGE_SIZE) != (ssize_t)CIEL_PAGE_SIZE)
 		return NULL;
-	process->staged[place] = offset;
-	return process->pages[place];
+	stage->staged[place] = offset;
+	return stage->pages[place];
 }
 
 static enum ciel_status process_read(struct ciel_source *source, uint64_t offset, void *to, size_t length,
@@ -213,8 +254,14 @@ static void process_refresh(struct ciel_source *source)
 {
 	struct process_source *process = process_of(source);
 
-	for (uint32_t i = 0; i < STAGED_PAGES; i++)
-		process->staged[i] = NO_PAGE;
+	struct stage *stage = stage_of(process);
+
+	if (stage)
+		clear_stage(stage, process);
+	if (++process->refreshes >= EPOCH_REFRESHES) {
+		memset(process->known, 0, sizeof(process->known));
+		process->refreshes = 0;
+	}
 }
 
 static enum ciel_status process_alive(struct ciel_source *source, struct ciel_error *error)
@@ -271,6 +318,8 @@ enum ciel_status ciel_source_open_process(struct ciel_process *process, const st
 		return status;
 	}
 	opened->pagemap = pagemap;
+	opened->number = atomic_fetch_add(&next_number, 1);
+	opened->refreshes = EPOCH_REFRESHES; /* the first refresh clears what is known */
 	pagemap = -1;
 	process->pidfd = -1;
 	process_refresh(&opened->source);
