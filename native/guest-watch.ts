@@ -13,7 +13,8 @@
  * A dead kernel's memory reads perfectly well. So when its clock stands still between two samples while QEMU burns CPU, the
  * RAM is searched again: another boot is adopted, and if there is none the reading is Stale, never a figure.
  */
-import { rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Reading, unavailable } from '../model/reading.ts';
 import type { AttachPool } from './attach-pool.ts';
@@ -210,8 +211,12 @@ export class GuestWatch {
     try {
       if (how === 'fresh') await rm(cachePath, { force: true });
       if (how === 'fresh' || !this.#takeUp(request)) {
+        await mkdir(this.#cacheDirectory, { recursive: true, mode: 0o700 });
         await this.#pool.attach(request);
-        if (!this.#takeUp(request)) throw new MapperError('Torn', 'its kernel changed just after it was found');
+        // A cache that cannot be written, on a full disk, costs the others the time of an attach, not this VM its figures.
+        const isLeft = existsSync(cachePath);
+        if (!this.#takeUp(isLeft ? request : { ...request, cacheOnly: false }))
+          throw new MapperError('Torn', 'its kernel changed just after it was found');
       }
       this.#failure = null;
       this.#crashesInARow = 0;
@@ -230,7 +235,7 @@ export class GuestWatch {
   /** Attaches by the cache file, when that is right. */
   #takeUp(request: AttachRequest): boolean {
     try {
-      const guest = attach({ ...request, cacheOnly: true });
+      const guest = attach({ cacheOnly: true, ...request });
       if (this.#isClosed) guest.detach();
       else this.#guest = guest;
       return true;
