@@ -298,6 +298,8 @@ const TICKS = 60;
 const FIRST_TICKS = 5;
 const TICK_MS = 1000;
 const TICK_DEADLINE_MS = 10_000;
+/** The first tick attaches to all of them, from caches. */
+const ATTACHES_DEADLINE_MS = 90_000;
 
 async function wholeHost() {
   return inDirectory(async (directory) => {
@@ -327,20 +329,20 @@ async function wholeHost() {
 
 async function measureHost(introspection: Introspection, uuids: readonly string[]) {
   const empty = await memoryOf(introspection.pid as number);
-  const tick = async (): Promise<number> => {
+  const tick = async (deadlineMs: number): Promise<number> => {
     const start = performance.now();
-    const readings = await introspection.sample(uuids, TICK_DEADLINE_MS);
+    const readings = await introspection.sample(uuids, deadlineMs);
     for (const reading of readings.values())
       if (valueIn(reading).containers.length !== CONTAINERS_A_VM) throw new Error('a container is missing');
     return performance.now() - start;
   };
-  for (let i = 0; i < FIRST_TICKS; i++) await tick();
+  for (let i = 0; i < FIRST_TICKS; i++) await tick(ATTACHES_DEADLINE_MS);
   const child = introspection.pid as number;
   const took: number[] = [];
   const before = { sampler: await processCpuNanoseconds(child), parent: process.cpuUsage(), at: performance.now() };
   for (let i = 0; i < TICKS; i++) {
     const due = before.at + (i + 1) * TICK_MS;
-    took.push(await tick());
+    took.push(await tick(TICK_DEADLINE_MS));
     await sleep(Math.max(0, due - performance.now()));
   }
   const seconds = (performance.now() - before.at) / 1000;

@@ -57,9 +57,8 @@ function giveBack(half: number): void {
 type Settle = () => Promise<Reading<never> | null>;
 
 /** Samples these rows of a request in one call, and sends what is good. Returns what must be settled first, by row. */
-async function sampleRows(request: SampleRequest, rows: readonly number[]): Promise<Map<number, Settle>> {
+async function sampleRows(request: SampleRequest, rows: readonly number[], half: number): Promise<Map<number, Settle>> {
   const suspects = new Map<number, Settle>();
-  const half = await takeHalf();
   const buffer = board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
   const guests: (Guest | null)[] = Array(request.vms.length).fill(null);
   // Who was given up meanwhile is a row without anything.
@@ -86,6 +85,27 @@ async function sampleRows(request: SampleRequest, rows: readonly number[]): Prom
   return suspects;
 }
 
+const gathering = new Map<
+  SampleRequest,
+  { readonly rows: number[]; readonly suspects: Promise<Map<number, Settle>> }
+>();
+
+/** One row, with all others of the request that wait for a half of the board at the same time. */
+async function sampleWithOthers(request: SampleRequest, row: number): Promise<Settle | null> {
+  let together = gathering.get(request);
+  if (!together) {
+    const rows: number[] = [];
+    const suspects = takeHalf().then((half) => {
+      gathering.delete(request);
+      return sampleRows(request, rows, half);
+    });
+    together = { rows, suspects };
+    gathering.set(request, together);
+  }
+  together.rows.push(row);
+  return (await together.suspects).get(row) ?? null;
+}
+
 /** One VM by itself, which is not attached to, or must be looked at anew. */
 async function sampleApart(request: SampleRequest, row: number, settle: Settle): Promise<void> {
   const { uuid } = request.vms[row] as WatchedVm;
@@ -94,11 +114,11 @@ async function sampleApart(request: SampleRequest, row: number, settle: Settle):
     send({ kind: 'unread', id: request.id, uuid, reading: failure });
     return;
   }
-  for (const [, again] of await sampleRows(request, [row])) {
-    // Attached to a moment ago, and suspect again: whatever that is, it is not going to be figures.
-    const reading = (await again()) ?? unavailable('Stale', 'its kernel changes again and again');
-    send({ kind: 'unread', id: request.id, uuid, reading });
-  }
+  const again = await sampleWithOthers(request, row);
+  if (!again) return;
+  // Attached to a moment ago, and suspect again: whatever that is, it is not going to be figures.
+  const reading = (await again()) ?? unavailable('Stale', 'its kernel changes again and again');
+  send({ kind: 'unread', id: request.id, uuid, reading });
 }
 
 /** VMs that are being sampled apart, and when that is over. */
@@ -134,7 +154,7 @@ async function sample(request: SampleRequest): Promise<void> {
     else goOnApart(request, row, () => watch.ready());
   }
   if (attached.length === 0) return;
-  for (const [row, settle] of await sampleRows(request, attached)) goOnApart(request, row, settle);
+  for (const [row, settle] of await sampleRows(request, attached, await takeHalf())) goOnApart(request, row, settle);
 }
 
 process.on('message', (request: SamplerRequest) => {
