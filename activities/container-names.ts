@@ -6,7 +6,8 @@
 import type { ContainerCounters, ContainerIdentity } from '../model/usage.ts';
 import type { CounterSource } from './counters.ts';
 
-const RETRY_MS = 5_000;
+/** A name is on the disk when its container runs: of two that start one after the other, neither waits longer than this. */
+const RETRY_MS = 2_000;
 const MOST_RETRY_MS = 600_000;
 /** A container may be renamed; nothing tells. */
 const REFRESH_MS = 600_000;
