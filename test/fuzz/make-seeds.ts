@@ -9,13 +9,14 @@ import { execa } from 'execa';
 import { startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuestOptions } from '../../lab/kernels/guest.ts';
 import { connectQmp } from '../guest-disk/qemu.ts';
+import { startDetailed } from '../native/detailed-containers.ts';
 import { FUZZ_PROGRAMS, SEEDS } from './places.ts';
 
 /** One kernel of each kind: indices as they are and compacted, kallsyms by a base and by place; each cgroup set-up. */
 const GUESTS: readonly (KernelGuestOptions & Required<Pick<KernelGuestOptions, 'cgroups'>>)[] = [
   { kernel: '6.1', cgroups: 'v1', machine: 'pc', cpu: 'qemu64' },
   { kernel: '6.12', cgroups: 'hybrid' },
-  { kernel: 'newest', cgroups: 'v2', vcpus: 2 },
+  { kernel: 'newest', cgroups: 'v2', vcpus: 2, append: 'psi=1' },
 ];
 const MEMORY_MIB = 256;
 
@@ -26,7 +27,8 @@ for (const options of GUESTS) {
   if (wanted.length > 0 && !wanted.includes(options.kernel)) continue;
   const guest = await bootKernelGuest({ memoryMiB: MEMORY_MIB, ...options });
   try {
-    await startContainers(guest);
+    // The rest of what views read is there on version 2 only.
+    await (options.cgroups === 'v2' ? startDetailed : startContainers)(guest);
     const qmp = await connectQmp(guest.monitor);
     const dump = join(directory, 'dump');
     const answer = await qmp.monitor({

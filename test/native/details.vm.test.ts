@@ -3,58 +3,18 @@
  * files say: what stands still is equal to it, what moves lies between what they said before and after.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
+import { CONTAINERS, cgroupFile } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { KERNEL_NAMES } from '../../lab/kernels/kernels.ts';
 import type { Reading } from '../../model/reading.ts';
 import type { ContainerDetails, InterfaceCounts } from '../../model/usage.ts';
 import { attach, type Guest } from '../../native/mapper.ts';
 import { readQemu } from '../../native/qemu-process.ts';
+import { EXTRA, startDetailed } from './detailed-containers.ts';
 
 const ATTEMPTS = 20;
-const id = (letter: string): string => letter.repeat(64);
-/** Beside those of the matrix: one that is held back, one that was killed for want of memory, and three with networks. */
-const EXTRA = { limited: id('a'), killed: id('b'), networked: id('c'), beside: id('d'), asHost: id('e') };
 const idle = CONTAINERS.find(({ name }) => name === 'idle')?.id ?? '';
 const writer = CONTAINERS.find(({ name }) => name === 'writer');
-
-/** The containers are made where those of the matrix are, so that their parents hand the controllers down. */
-const SET_UP = `
-  set -e
-  d=/sys/fs/cgroup/docker
-  for i in ${Object.values(EXTRA).join(' ')}; do mkdir -p $d/$i; done
-  echo '20000 100000' > $d/${EXTRA.limited}/cpu.max
-  echo 50 > $d/${EXTRA.limited}/cpu.weight
-  echo 20 > $d/${EXTRA.limited}/pids.max
-  echo 8M > $d/${EXTRA.killed}/memory.max
-  (echo 0 > $d/${EXTRA.limited}/cgroup.procs; exec /load burn) >/dev/null 2>&1 </dev/null &
-  (echo 0 > $d/${EXTRA.killed}/cgroup.procs; /load 'memory' 32; exec /load idle) >/dev/null 2>&1 </dev/null &
-  (echo 0 > $d/${EXTRA.networked}/cgroup.procs; exec unshare -n /load idle) >/dev/null 2>&1 </dev/null &
-  net=$!
-  (echo 0 > $d/${EXTRA.asHost}/cgroup.procs; exec /load idle) >/dev/null 2>&1 </dev/null &
-  while [ "$(readlink /proc/$net/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
-  (echo 0 > $d/${EXTRA.beside}/cgroup.procs; exec nsenter -t $net -n /load idle) >/dev/null 2>&1 </dev/null &
-  in="nsenter -t $net -n"
-  $in ip link set lo up
-  # veth: the peer is named by the kernel. macvlan and ipvlan are on ends of pairs of their own.
-  ip link add pair0 type veth
-  ip link add pair1 type veth
-  ip link add pair2 type veth
-  for end in veth0 veth1 veth2 pair1 pair2; do ip link set $end up; done
-  ip link add link pair1 mac0 type macvlan
-  ip link add link pair2 ipv0 type ipvlan
-  for end in pair0 mac0 ipv0; do ip link set $end netns $net; done
-  for n in 0 1 2; do ip addr add 10.7.$n.1/24 dev veth$n; done
-  n=0
-  for end in pair0 mac0 ipv0; do $in ip link set $end up; $in ip addr add 10.7.$n.2/24 dev $end; n=$((n + 1)); done
-  $in ip link add dum0 type dummy
-  $in ip link set dum0 up
-  $in ip addr add 10.7.9.1/24 dev dum0
-  for n in 0 1; do ping -c 3 -s 900 -W 2 10.7.$n.2; done
-  $in ping -c 3 127.0.0.1
-  $in ping -c 1 -W 1 10.7.2.1 || true
-  $in ping -c 2 -W 1 10.7.9.2 || true
-  echo $net`;
 
 describe.each(KERNEL_NAMES)('Linux %s', (kernel) => {
   let guest: KernelGuest;
@@ -62,8 +22,7 @@ describe.each(KERNEL_NAMES)('Linux %s', (kernel) => {
   let networkedPid = '';
   beforeAll(async () => {
     guest = await bootKernelGuest({ kernel, append: 'psi=1', memoryMiB: 512 });
-    await startContainers(guest);
-    networkedPid = (await guest.run(SET_UP)).trim().split('\n').at(-1) ?? '';
+    networkedPid = await startDetailed(guest);
     const qemu = await readQemu(guest.pid);
     if (!qemu?.machine || !qemu.ramBytes) throw new Error(`process ${guest.pid} is no QEMU`);
     memory = attach({
