@@ -113,7 +113,7 @@ static uint64_t attach(const uint8_t *ram, uint64_t size, enum ciel_machine mach
 	if (!noted || !sample)
 		fail("malloc");
 	if (ciel_layout_of_qemu(machine, size, 0, &layout, &error) ||
-	    ciel_guest_attach(open_noting(ram, size), &layout, &guest, &report, &error) ||
+	    ciel_guest_attach(open_noting(ram, size), &layout, "", &guest, &report, &error) ||
 	    ciel_guest_save(guest, cache, &error))
 		goto failed;
 	memset(noted, 0, size / CIEL_PAGE_SIZE);
