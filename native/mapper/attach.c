@@ -225,8 +225,9 @@ static enum ciel_status find_types(struct ciel_guest *guest, const char *btf_dir
 }
 
 /*
- * Compares the layout with the guest's own table: every "System RAM" above 4 GiB must be RAM of ours, and one must reach
- * its end. (Below, firmware takes pieces away, and the page tables have proved that part.)
+ * Compares the layout with the guest's own table: a "System RAM" above 4 GiB must reach the layout's end. (Below, firmware
+ * takes pieces away, and the page tables have proved that part.) What lies beyond is memory that was plugged in: it is no
+ * part of this source, so what the kernel keeps there faults.
  */
 static enum ciel_status prove_layout(struct ciel_guest *guest, struct ciel_error *error)
 {
@@ -253,10 +254,10 @@ static enum ciel_status prove_layout(struct ciel_guest *guest, struct ciel_error
 		if (!status)
 			status = ciel_space_read(space, name_at, name, sizeof(name), error);
 		if (!status && memcmp(name, ram_name, sizeof(name)) == 0 && first >= four_gib) {
-			if (last >= end)
-				return ciel_fail(error, CIEL_UNSUPPORTED,
-						 "the guest has RAM up to 0x%" PRIx64 ", the machine's layout ends at 0x%" PRIx64, last, end);
-			highest = last + 1;
+			if (first < end && last + 1 >= end)
+				highest = end;
+			else if (first < end)
+				highest = last + 1;
 		}
 		if (!status)
 			status = ciel_space_read(space, next + ciel_core_value(guest, CIEL_CORE_RESOURCE_SIBLING), &next, 8, error);
