@@ -73,6 +73,8 @@ export async function cloneDisk(request: CloneRequest): Promise<DiskWeight> {
 
 /** Removes the disk and what attempts left of it. No error when there is none. */
 export async function removeDisk(target: string): Promise<void> {
+  // Where the storage itself is missing, the undo of what failed for that has nothing to remove.
+  if ((await statOrNull(dirname(target))) === null) return;
   await removeLeftovers(target);
   await rm(target, { force: true });
 }

@@ -59,6 +59,12 @@ describe('cloneDisk', () => {
     }
   });
 
+  it('has nothing to remove where the storage is missing, which the clone names', async () => {
+    const target = join(directory, 'nowhere', 'clone.img');
+    await expect(cloneDisk(request({ target }))).rejects.toThrow(/storage .*nowhere.*Create the directory/);
+    await removeDisk(target);
+  });
+
   it('finds the clone of an earlier attempt and leaves it as it is', async () => {
     await cloneDisk(request());
     await writeFile(join(directory, 'clone.img'), 'the VM wrote this', { flag: 'r+' });
