@@ -27,7 +27,7 @@ import {
 const UUID = '5d3f3a52-94c4-4a34-9b25-6a4e8f5f0c11';
 const DEADLINE_MS = 30_000;
 const REBOOT_LIMIT_MS = 240_000;
-const MUTATION_ROUNDS = 3000;
+const MUTATION_ROUNDS = 50;
 const directory = await temporaryDirectory();
 const troubles: string[] = [];
 let guest: LiveGuest;
