@@ -73,6 +73,8 @@ export class GuestWatch {
   /** A kernel that was found dead: as long as its memory reads like this, it is dead still. */
   #dead: { readonly guestBoot: string; readonly jiffies: bigint } | null = null;
   #failuresInARow = 0;
+  /** Attached by a cache file, which may describe a dead kernel, and not one good sample yet. */
+  #isUnproven = false;
   #crashesInARow = 0;
   #failure: { reading: Reading<never>; retryAtMs: number; pauseMs: number } | null = null;
 
@@ -124,6 +126,7 @@ export class GuestWatch {
   /** A sample that was taken. */
   async judge(sample: SampleClock): Promise<Verdict> {
     this.#failuresInARow = 0;
+    this.#isUnproven = false;
     if (this.#dead?.guestBoot === sample.guestBoot && this.#dead.jiffies === sample.jiffies) {
       this.#detach();
       const message = `${sample.kernelRelease} has stopped running and is still the kernel in RAM`;
@@ -159,7 +162,8 @@ export class GuestWatch {
       return { kind: 'unread', reading };
     }
     // A tree that changed under the walk reads well the next time; one whose memory another kernel has taken does not.
-    if (reason !== 'Stale' && ++this.#failuresInARow < DISTRUSTED_AFTER) return { kind: 'unread', reading };
+    const isTrusted = reason !== 'Stale' && !this.#isUnproven;
+    if (isTrusted && ++this.#failuresInARow < DISTRUSTED_AFTER) return { kind: 'unread', reading };
     const settle = async (): Promise<Reading<never> | null> => {
       this.#detach();
       return this.#attachOnce('fresh');
@@ -210,7 +214,8 @@ export class GuestWatch {
     };
     try {
       if (how === 'fresh') await rm(cachePath, { force: true });
-      if (how === 'fresh' || !this.#takeUp(request)) {
+      this.#isUnproven = how === 'cached' && this.#takeUp(request);
+      if (!this.#isUnproven) {
         await mkdir(this.#cacheDirectory, { recursive: true, mode: 0o700 });
         await this.#pool.attach(request);
         // A cache that cannot be written, on a full disk, costs the others the time of an attach, not this VM its figures.

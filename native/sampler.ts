@@ -106,18 +106,26 @@ async function sampleWithOthers(request: SampleRequest, row: number): Promise<Se
   return (await together.suspects).get(row) ?? null;
 }
 
+/** By what a cache file says, which may be a dead kernel; then by what was found in the RAM itself. */
+const SAMPLES_APART = 2;
+
 /** One VM by itself, which is not attached to, or must be looked at anew. */
 async function sampleApart(request: SampleRequest, row: number, settle: Settle): Promise<void> {
   const { uuid } = request.vms[row] as WatchedVm;
-  const failure = await settle();
-  if (failure) {
-    send({ kind: 'unread', id: request.id, uuid, reading: failure });
-    return;
+  let next = settle;
+  for (let samples = 0; ; samples++) {
+    const failure = await next();
+    if (failure) {
+      send({ kind: 'unread', id: request.id, uuid, reading: failure });
+      return;
+    }
+    if (samples === SAMPLES_APART) break;
+    const again = await sampleWithOthers(request, row);
+    if (!again) return;
+    next = again;
   }
-  const again = await sampleWithOthers(request, row);
-  if (!again) return;
   // Attached to a moment ago, and suspect again: whatever that is, it is not going to be figures.
-  const reading = (await again()) ?? unavailable('Stale', 'its kernel changes again and again');
+  const reading = unavailable('Stale', 'its kernel changes again and again');
   send({ kind: 'unread', id: request.id, uuid, reading });
 }
 
