@@ -5,6 +5,7 @@
  *            they are from the guest's own cgroup files, what reading does to the guest's memory
  *   hundred  100 containers with 2 and with 8 CPUs, both ways: first walk, repeats
  *   host     1,000 VMs with 20 containers each, once a second: CPU and memory of the sampler and of its parent
+ *   agreement  ten minutes of random churn in each kernel of the matrix, figure by figure against the guest's own files
  *   drag     how much a busy loop in a guest is slowed down by 10 samples a second
  *
  * Times are the mapper's own, taken inside the call; `withDecodingMicroseconds` adds what TypeScript needs to decode it.
@@ -27,6 +28,8 @@ import {
   startContainers,
 } from '../test/native/live-guest.ts';
 import { imageOfGuest, startCrowd } from './crowd.ts';
+import { agreement as agreementUnderChurn } from './introspect/agreement.ts';
+import { requestOf } from './introspect/request.ts';
 import { type Spread, spread, writeResults } from './measure.ts';
 
 const DEFAULT_SAMPLES = 500;
@@ -35,25 +38,30 @@ const ATTACHES = 5;
 const BETWEEN_SAMPLES_MS = 5;
 const AGREEMENT_ROUNDS = 10;
 
-const PARTS = ['live', 'hundred', 'host', 'drag'] as const;
+const PARTS = ['live', 'hundred', 'host', 'agreement', 'drag'] as const;
 
 export default async function introspect(args: readonly string[]): Promise<void> {
-  const parts = args.length > 0 ? args : PARTS;
-  const results: Record<string, unknown> = { ...(await resultsBefore()) };
-  for (const part of parts) {
-    if (part === 'live') results.live = await live();
-    else if (part === 'hundred') results.hundred = await hundred();
-    else if (part === 'host') results.host = await wholeHost();
-    else if (part === 'drag') results.drag = await drag();
+  const first = args.findIndex((arg) => arg.startsWith('--'));
+  const named = first < 0 ? args : args.slice(0, first);
+  const options = first < 0 ? [] : args.slice(first);
+  for (const part of named.length > 0 ? named : PARTS) {
+    if (part === 'live') await record(part, await live());
+    else if (part === 'hundred') await record(part, await hundred());
+    else if (part === 'host') await record(part, await wholeHost());
+    else if (part === 'agreement') await record(part, await agreementUnderChurn(options));
+    else if (part === 'drag') await record(part, await drag());
     else throw new Error(`there is no part "${part}": ${PARTS.join(', ')}`);
   }
-  console.log(`written to ${await writeResults('introspect', results)}`);
 }
 
-/** What parts that are not run this time have measured the last time. */
-async function resultsBefore(): Promise<Record<string, unknown>> {
+/** Beside what other parts, and other guests of this part, have measured: runs of an hour go on meanwhile. */
+async function record(part: string, result: Readonly<Record<string, unknown>>): Promise<void> {
   const text = await readFile(join(import.meta.dirname, 'results/introspect.json'), 'utf8').catch(() => '{}');
-  return Object.fromEntries(Object.entries(JSON.parse(text)).filter(([name]) => PARTS.some((part) => part === name)));
+  const known = Object.entries(JSON.parse(text) as Record<string, unknown>);
+  const results = Object.fromEntries(known.filter(([name]) => PARTS.some((one) => one === name)));
+  const before = part === 'agreement' ? (results[part] as object | undefined) : undefined;
+  results[part] = { ...before, ...result };
+  console.log(`written to ${await writeResults('introspect', results)}`);
 }
 
 async function live() {
@@ -278,22 +286,6 @@ async function measureHundred(pid: number, source: SourceChoice, cachePath: stri
 function timed(reader: Guest): number {
   reader.sample();
   return Number(reader.lastElapsedNanoseconds) / 1000;
-}
-
-async function requestOf(pid: number): Promise<AttachRequest> {
-  const qemu = await readQemu(pid);
-  if (!qemu?.machine || qemu.ramBytes === null) throw new Error(`process ${pid} is no QEMU whose machine is known`);
-  return {
-    pid,
-    startTime: qemu.startTime,
-    machine: qemu.machine,
-    ramBytes: qemu.ramBytes,
-    maxRamBelow4gBytes: qemu.maxRamBelow4gBytes,
-    source: 'auto',
-    withServices: false,
-    withDetails: false,
-    cachePath: null,
-  };
 }
 
 // --- a host ------------------------------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ export interface MatrixContainer {
   /** Below `cgroupPath`, where its process is: a cgroup with children has none of its own on version 2. */
   readonly processPath?: string;
   readonly load: Load;
+  /** A shell command instead of /load. */
+  readonly command?: string;
   readonly memoryLimitMiB?: number;
 }
 
-const idOf = (name: string): string => createHash('sha256').update(name).digest('hex');
+export const idOf = (name: string): string => createHash('sha256').update(name).digest('hex');
 
-const POD =
+export const POD =
   'kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod8f4c5a0e_1f3a_4f0e_8b55_3f1d2c6b7a90.slice';
 
 export const CONTAINERS: readonly MatrixContainer[] = [
@@ -85,7 +87,7 @@ export function cgroupFile(guest: KernelGuest, controller: Controller, cgroupPat
 }
 
 /** The hierarchies that a container is put into, of those that the guest's kernel has. */
-function roots(cgroups: CgroupSetup): string[] {
+export function roots(cgroups: CgroupSetup): string[] {
   if (cgroups === 'v2') return ['/sys/fs/cgroup'];
   const hierarchies = Object.values(V1_HIERARCHIES).map((name) => `/sys/fs/cgroup/${name}`);
   return cgroups === 'v1' ? hierarchies : [...hierarchies, '/sys/fs/cgroup/unified'];
@@ -98,10 +100,14 @@ export async function startContainers(
   await guest.run(['set -e', ...containers.map((container) => startScript(guest.cgroups, container))].join('\n'));
 }
 
-/** Ends a container's processes and removes its cgroups, and those below. */
 export async function removeContainer(guest: KernelGuest, container: MatrixContainer): Promise<void> {
-  await guest.run(`
-    for root in ${roots(guest.cgroups).join(' ')}; do
+  await guest.run(removalScript(guest.cgroups, container));
+}
+
+/** Ends a container's processes and removes its cgroups, and those below. */
+export function removalScript(cgroups: CgroupSetup, container: MatrixContainer): string {
+  return `
+    for root in ${roots(cgroups).join(' ')}; do
       directory=$root${container.cgroupPath}
       [ -e $directory ] || continue
       for attempt in 1 2 3 4 5 6 7 8 9 10; do
@@ -111,10 +117,11 @@ export async function removeContainer(guest: KernelGuest, container: MatrixConta
         sleep 0.1
       done
       [ ! -e $directory ]
-    done`);
+    done`;
 }
 
-function startScript(cgroups: CgroupSetup, container: MatrixContainer): string {
+/** Makes its cgroups, sets its limit and starts its process. */
+export function startScript(cgroups: CgroupSetup, container: MatrixContainer): string {
   const path = `${container.cgroupPath}${container.processPath ?? ''}`;
   const limits =
     container.memoryLimitMiB === undefined
@@ -133,7 +140,7 @@ function startScript(cgroups: CgroupSetup, container: MatrixContainer): string {
     ${cgroups === 'v2' ? ancestors(path).map(delegate).join('\n') : ''}
     for file in ${limits.join(' ')}; do [ ! -e $file ] || echo ${container.memoryLimitMiB}M > $file; done
     (for directory in $directories; do echo 0 > $directory/cgroup.procs; done
-     exec /load ${container.load}) >/dev/null 2>&1 </dev/null &`;
+     exec ${container.command ?? `/load ${container.load}`}) >/dev/null 2>&1 </dev/null &`;
 }
 
 const delegate = (parent: string): string =>

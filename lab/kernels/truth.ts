@@ -10,7 +10,7 @@ import type { KernelGuest } from './guest.ts';
 
 type Value = bigint | number | null;
 
-interface Saying {
+export interface Saying {
   readonly controller: Controller;
   readonly file: string;
   /** In the figure's unit; null: no limit. undefined: the kernel does not say. */
@@ -32,13 +32,13 @@ export interface Figure {
 }
 
 /** "key 12": by key, times a factor. */
-const field =
+export const field =
   (key: string, factor = 1n) =>
   (text: string): bigint | undefined => {
     const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1];
     return found === undefined ? undefined : BigInt(found) * factor;
   };
-const whole = (text: string): bigint | null => (text.trim() === 'max' ? null : BigInt(text.trim()));
+export const whole = (text: string): bigint | null => (text.trim() === 'max' ? null : BigInt(text.trim()));
 /** Version 1's "no limit" is the largest number of pages. */
 const limit = (text: string): bigint | null => (BigInt(text.trim()) >= 1n << 62n ? null : BigInt(text.trim()));
 /** "254:0 rbytes=1 wbytes=2 …": summed over devices. */
@@ -66,19 +66,19 @@ const pressureTotal =
     return found === undefined ? undefined : BigInt(found) * 1000n;
   };
 
-const MICROSECOND = 1000n;
+export const MICROSECOND = 1000n;
 const TICK = 10_000_000n;
 /** How time splits is estimated from ticks, anew each time. */
 const SPLIT_SLACK = 5n * TICK;
 /** Pressure totals are brought up to date when they are asked for, but at most every two seconds. */
 const PRESSURE_SLACK = 2_000_000_000n;
-const say = (controller: Controller, file: string, parse: Saying['parse'], step = 1n): Saying => ({
+export const say = (controller: Controller, file: string, parse: Saying['parse'], step = 1n): Saying => ({
   controller,
   file,
   parse,
   step,
 });
-const detail =
+export const detail =
   (read: (details: ContainerDetails) => Reading<Value>) =>
   (container: ContainerCounters): Reading<Value> | undefined =>
     container.details === null ? undefined : read(container.details);
@@ -257,10 +257,14 @@ export const sayingOf = (guest: KernelGuest, figure: Figure): Saying | null =>
 export type Truth = Map<string, string | null>;
 
 /** The files that figures are in, of some containers, read in one go. */
-export function readTruth(guest: KernelGuest, containers: readonly MatrixContainer[]): Promise<Truth> {
+export function readTruth(
+  guest: KernelGuest,
+  containers: readonly MatrixContainer[],
+  figures: readonly Figure[] = FIGURES,
+): Promise<Truth> {
   const paths = new Set<string>();
   for (const { cgroupPath } of containers)
-    for (const figure of FIGURES) {
+    for (const figure of figures) {
       const saying = sayingOf(guest, figure);
       if (saying) paths.add(cgroupFile(guest, saying.controller, cgroupPath, saying.file));
     }

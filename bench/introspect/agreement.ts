@@ -1,0 +1,100 @@
+/**
+ * `introspect agreement [--minutes N] [--kernel K] [--cgroups C] [--seed S] [--vcpus N]`: random container churn and load in kernels of
+ * the matrix, one after the other, and every figure compared with the guest's own files (lab/kernels/agreement.ts). The
+ * guest is read in two ways in each call: mapped, and by process_vm_readv.
+ */
+import { parseArgs } from 'node:util';
+import { Agreement, type AgreementReport, type Reader } from '../../lab/kernels/agreement.ts';
+import { bootKernelGuest, CGROUP_SETUPS, type CgroupSetup } from '../../lab/kernels/guest.ts';
+import { KERNEL_NAMES, type KernelName } from '../../lab/kernels/kernels.ts';
+import { attach } from '../../native/mapper.ts';
+import { allocatedBytes, ramFile } from '../../test/native/live-guest.ts';
+import { requestOf } from './request.ts';
+
+const DEFAULT_MINUTES = 10;
+const SHOWN_EVERY_MS = 60_000;
+const SOURCES = ['mapped', 'process'] as const;
+
+function chosen<T extends string>(
+  among: readonly T[],
+  wanted: string | undefined,
+  fallback: readonly T[],
+): readonly T[] {
+  if (wanted === undefined) return fallback;
+  const found = among.filter((name) => name === wanted);
+  if (found.length === 0) throw new Error(`there is no "${wanted}" among ${among.join(', ')}`);
+  return found;
+}
+
+/** Results by kernel and cgroup version. */
+export async function agreement(args: readonly string[]): Promise<Record<string, unknown>> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      minutes: { type: 'string' },
+      kernel: { type: 'string' },
+      cgroups: { type: 'string' },
+      seed: { type: 'string' },
+      vcpus: { type: 'string' },
+    },
+  });
+  const minutes = Number(values.minutes ?? DEFAULT_MINUTES);
+  const seed = Number(values.seed ?? 1);
+  const results: Record<string, unknown> = {};
+  for (const kernel of chosen(KERNEL_NAMES, values.kernel, KERNEL_NAMES))
+    for (const cgroups of chosen(CGROUP_SETUPS, values.cgroups, ['v2']))
+      results[`${kernel}, ${cgroups}`] = await oneKernel(kernel, cgroups, minutes, seed, Number(values.vcpus ?? 1));
+  return results;
+}
+
+async function oneKernel(kernel: KernelName, cgroups: CgroupSetup, minutes: number, seed: number, vcpus: number) {
+  const guest = await bootKernelGuest({ kernel, cgroups, vcpus, append: 'psi=1' });
+  const readers: Reader[] = [];
+  const ram = await ramFile(guest.pid);
+  const ramBytes = { beforeAttach: await allocatedBytes(ram) };
+  try {
+    const request = { ...(await requestOf(guest.pid)), withDetails: true };
+    for (const source of SOURCES) readers.push({ name: source, guest: attach({ ...request, source }) });
+    const afterAttach = await allocatedBytes(ram);
+    const trial = new Agreement(guest, readers, seed);
+    await trial.start();
+    const start = performance.now();
+    const passed = () => (performance.now() - start) / 60_000;
+    let shown = start;
+    while (passed() < minutes) {
+      await trial.round();
+      if (performance.now() - shown < SHOWN_EVERY_MS) continue;
+      shown = performance.now();
+      console.log(`${kernel}, ${cgroups}, after ${passed().toFixed(1)} min: ${summary(trial.report())}`);
+    }
+    const report = trial.report();
+    for (const disagreement of report.disagreements) console.log(JSON.stringify(disagreement));
+    const allocated = { ...ramBytes, afterAttach, atTheEnd: await allocatedBytes(ram) };
+    return {
+      release: guest.image.release,
+      vcpus,
+      minutes: passed(),
+      seed,
+      ...report,
+      guestRamAllocatedBytes: allocated,
+    };
+  } finally {
+    for (const reader of readers) reader.guest.detach();
+    await guest.stop();
+  }
+}
+
+function summary({
+  rounds,
+  looks,
+  judged,
+  wrong,
+  viewsRun,
+  viewsRepeated,
+  containersMade,
+  failedLooks,
+  corrections,
+}: AgreementReport): string {
+  const repeated = ((100 * viewsRepeated) / (viewsRun + viewsRepeated)).toFixed(0);
+  return `${rounds} rounds, ${looks} looks (${repeated} % repeated, corrections ${JSON.stringify(corrections)}), ${containersMade} containers made, ${judged} figures compared, ${wrong} wrong, failed ${JSON.stringify(failedLooks)}`;
+}
