@@ -49,7 +49,8 @@ export function applyCommand(context: CommandContext): Command {
     });
 }
 
-async function readSpec(file: string, { terminal }: CommandContext, { json }: GlobalOptions): Promise<Spec> {
+/** @throws CommandError after all mistakes were printed, or when the file cannot be read */
+export async function readSpec(file: string, { terminal }: CommandContext, { json }: GlobalOptions): Promise<Spec> {
   let text: string;
   try {
     text = file === '-' ? await readStandardInput() : await readFile(file, 'utf8');
@@ -61,7 +62,7 @@ async function readSpec(file: string, { terminal }: CommandContext, { json }: Gl
         reason: 'Unreadable',
         tried: `read ${file}`,
         found,
-        remedy: 'name a readable file by -f',
+        remedy: 'name a readable file',
       },
       { cause: error },
     );

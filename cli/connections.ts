@@ -75,7 +75,7 @@ export async function openStore(target: DatabaseTarget): Promise<Store> {
 
 const UNDEFINED_TABLE = '42P01';
 
-function databaseProblem(target: DatabaseTarget, error: unknown): CommandError {
+export function databaseProblem(target: DatabaseTarget, error: unknown): CommandError {
   const found = error instanceof Error ? error.message || String(Reflect.get(error, 'code')) : String(error);
   const empty = error instanceof Error && 'code' in error && error.code === UNDEFINED_TABLE;
   const remedy = empty

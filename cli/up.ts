@@ -20,12 +20,13 @@ import { loadClientConfigProfile } from '@temporalio/envconfig';
 import { Command, Option } from 'commander';
 import { execa } from 'execa';
 import { readConfiguration } from '../store/configuration.ts';
-import { connectStore } from '../store/database.ts';
+import { connectStore, isRefused } from '../store/database.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../store/embedded-postgres.ts';
 import { tryLock } from '../store/exclusive-lock.ts';
 import { migrate } from '../store/migrations.ts';
 import { awaiting } from '../worker/awaiting.ts';
-import { databasePlace } from './connections.ts';
+import { readSpec } from './apply.ts';
+import { databasePlace, databaseProblem } from './connections.ts';
 import { type CommandContext, globalOptions } from './context.ts';
 import { CommandError, EXIT } from './errors.ts';
 import { endProcess, recordProcess } from './processes.ts';
@@ -71,6 +72,8 @@ export function upCommand(context: CommandContext): Command {
     )
     .action(async (options: UpOptions, command: Command) => {
       const state = resolve(globalOptions(command).state ?? defaultStateDirectory());
+      // Before anything is started for it.
+      if (options.config !== undefined) await readSpec(options.config, context, globalOptions(command));
       await up(context, state, options);
     });
 }
@@ -109,8 +112,11 @@ async function up(context: CommandContext, state: string, options: UpOptions): P
 
     const store = connectStore(databaseUrl, { maxConnections: 1, applicationName: 'ciel-up' });
     try {
-      const place = `the database at ${databasePlace({ url: databaseUrl, source: 'DATABASE_URL' })}`;
-      await awaiting(place, () => migrate(store), { info: say, warn: say }, signal);
+      const target = { url: databaseUrl, source: 'DATABASE_URL' };
+      const place = `the database at ${databasePlace(target)}`;
+      await awaiting(place, () => migrate(store), { info: say, warn: say }, signal, isRefused).catch((error) => {
+        throw isRefused(error) ? databaseProblem(target, error) : error;
+      });
       const roleEnv = {
         ...env,
         DATABASE_URL: databaseUrl,
@@ -376,7 +382,7 @@ async function answering(address: string, signal: AbortSignal): Promise<void> {
   }
 }
 
-/** By the command that a user would type; repeated while no worker answers yet. @throws when the file is not valid */
+/** By the command that a user would type; repeated while no worker answers yet. */
 async function apply(
   config: string,
   state: string,
@@ -391,18 +397,9 @@ async function apply(
     if (exitCode !== EXIT.unreachable) {
       say(all);
       if (exitCode === EXIT.ok) return;
-      if (exitCode !== EXIT.usage) {
-        // What was refused keeps nothing else from running.
-        say(`not all of ${config} was applied; the rest runs. Mend it, then: ciel apply -f ${config} --state ${state}`);
-        return;
-      }
-      throw new CommandError({
-        exitCode: EXIT.usage,
-        reason: 'InvalidFile',
-        tried: `applied ${config}`,
-        found: 'it is not valid; nothing was changed',
-        remedy: 'correct what is named above; `ciel apply --check -f FILE` finds all mistakes',
-      });
+      // What was refused keeps nothing else from running.
+      say(`not all of ${config} was applied; the rest runs. Mend it, then: ciel apply -f ${config} --state ${state}`);
+      return;
     }
     await sleep(READ_CONFIGURATION_EVERY_MS, undefined, { signal }).catch(() => {});
   }

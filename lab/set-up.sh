@@ -61,6 +61,8 @@ install_modules() {
     step 'node modules' 'as the lock file says'
     return
   fi
+  # npm ci empties what the link points at: somebody else's checkout.
+  [ ! -L node_modules ] || die "node_modules is a link to $(readlink node_modules), which is not as this lock file says. Remove the link and run this again."
   step 'node modules' 'npm ci'
   npm ci --no-audit --no-fund --loglevel=error >"$cache/set-up/npm.log" 2>&1 ||
     { tail -n 20 "$cache/set-up/npm.log" >&2; die "npm ci failed (whole log: $cache/set-up/npm.log)"; }

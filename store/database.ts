@@ -319,6 +319,13 @@ export function isUnreachable(error: unknown): boolean {
   );
 }
 
+/** SQLSTATE class 28 (not let in), and 3D000 (no such database): it answered, and will say the same until somebody acts. */
+const REFUSED_STATES = /^(28|3D000)/;
+
+export function isRefused(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' && REFUSED_STATES.test(error.code);
+}
+
 /** Runs `work` and names a database that is away: StoreUnreachable, which is retried. Other errors pass unchanged. */
 export async function reaching<T>(work: () => Promise<T>): Promise<T> {
   try {

@@ -52,6 +52,18 @@ describe('awaiting', () => {
     expect(lines).toEqual(['awaits the database: connection refused', 'the database: there']);
   });
 
+  it('ends with what waiting cannot mend', async () => {
+    const log = pino({ level: 'silent' });
+    const isFinal = (error: unknown) => error instanceof RangeError;
+    let attempts = 0;
+    const attempt = async () => {
+      attempts += 1;
+      throw attempts < 2 ? new Error('not yet') : new RangeError('never');
+    };
+    await expect(awaiting('it', attempt, log, new AbortController().signal, isFinal)).rejects.toThrow('never');
+    expect(attempts).toBe(2);
+  });
+
   it('ends when it is told to', async () => {
     const stop = new AbortController();
     const log = pino({ level: 'silent' });

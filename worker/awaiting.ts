@@ -10,12 +10,17 @@ const SAY_AGAIN_MS = 30_000;
 /** "said": what is awaited, and that it is there, as it is logged; for whoever supervises this process. */
 export const awaited = new EventEmitter<{ said: [text: string] }>();
 
-/** @param what for people: "Temporal at 127.0.0.1:7233" @throws only when the signal aborts */
+/**
+ * @param what for people: "Temporal at 127.0.0.1:7233"
+ * @param isFinal whether waiting cannot mend this error; default: waiting mends all
+ * @throws what is final, and when the signal aborts
+ */
 export async function awaiting<T>(
   what: string,
   attempt: () => Promise<T>,
   log: Pick<Logger, 'info' | 'warn'>,
   signal: AbortSignal,
+  isFinal: (error: unknown) => boolean = () => false,
 ): Promise<T> {
   let pauseMs = FIRST_PAUSE_MS;
   let said = '';
@@ -31,6 +36,7 @@ export async function awaiting<T>(
       return result;
     } catch (error) {
       signal.throwIfAborted();
+      if (isFinal(error)) throw error;
       const message = error instanceof Error ? error.message || String(Reflect.get(error, 'code')) : String(error);
       if (said !== message || performance.now() - saidAtMs > SAY_AGAIN_MS) {
         log.warn(`awaits ${what}: ${message}`);

@@ -145,7 +145,10 @@ class Service {
       } else {
         await condition(() => due() || this.#needsLooking());
       }
-      if (this.#ended) return condition(allHandlersFinished);
+      if (this.#ended) {
+        await condition(allHandlersFinished);
+        if (this.#ended) return;
+      }
       if (this.#hasNext()) await this.#alone(() => this.#next());
       else if (this.#shouldContinueAsNew()) return;
     }
@@ -160,7 +163,7 @@ class Service {
   #mayApply(request: ApplyRequest): void {
     const { spec, replace } = request;
     if (spec?.name !== this.#input.service) throw refusal('InvalidSpec', `this is service ${this.#input.service}`);
-    if (this.state.deleting || this.#ended) {
+    if (this.state.deleting) {
       throw refusal('Deleting', `${spec.name} is being deleted; apply again once it is gone`);
     }
     const { replacing } = changesOf(this.state.spec, spec);
@@ -178,6 +181,8 @@ class Service {
   async #apply(request: ApplyRequest): Promise<ApplyAnswer> {
     // Others had their turn since the validator looked.
     this.#mayApply(request);
+    // The one before may have been refused, which would end a service that never was.
+    this.#ended = false;
     const { state } = this;
     const { spec } = request;
     const { changes, replacing } = changesOf(state.spec, spec);

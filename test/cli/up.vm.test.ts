@@ -9,10 +9,12 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { EXIT } from '../../cli/errors.ts';
 import { endProcess, isAlive, recordProcess } from '../../cli/processes.ts';
 import { findRuntime, type Runtime } from '../../cli/runtime.ts';
 import { monitorStart } from '../../model/starts.ts';
 import { connectStore } from '../../store/database.ts';
+import { startEmbeddedPostgres } from '../../store/embedded-postgres.ts';
 import { readInstallationId } from '../../store/installation.ts';
 
 const WITHIN_MS = 120_000;
@@ -170,6 +172,31 @@ describe('what `ciel up` lacks at its start', { timeout: 6 * WITHIN_MS }, () => 
     const noTemporal = startIn(state, { TEMPORAL_ADDRESS: '127.0.0.1:1' });
     await says(noTemporal, 'control: awaits Temporal at 127.0.0.1:1');
     await end(noTemporal);
+  });
+
+  it('is a database that does not let it in, or is not there: it ends at once, with what to do', async () => {
+    const postgres = await startEmbeddedPostgres({ directory: join(state, 'elsewhere') });
+    try {
+      const changed = (change: (url: URL) => void) => {
+        const url = new URL(postgres.url);
+        change(url);
+        return startIn(join(state, 'refused'), { DATABASE_URL: url.href });
+      };
+      const wrongPassword = changed((url) => {
+        url.password = 'wrong-secret';
+      });
+      expect(await wrongPassword.exit).toBe(EXIT.unreachable);
+      expect(wrongPassword.said()).toContain('password authentication failed');
+      expect(wrongPassword.said()).toContain('set DATABASE_URL to a PostgreSQL that this user may use');
+      expect(wrongPassword.said()).not.toContain('wrong-secret');
+      const noDatabase = changed((url) => {
+        url.pathname = '/nowhere';
+      });
+      expect(await noDatabase.exit).toBe(EXIT.unreachable);
+      expect(noDatabase.said()).toContain('database "nowhere" does not exist');
+    } finally {
+      await postgres.stop();
+    }
   });
 
   it('is named and awaited: libvirt. A service that is refused keeps nothing from running', async () => {

@@ -5,6 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CielFailure } from '../../model/failures.ts';
 import {
+  applyUpdate,
   pauseSignal,
   pauseUpdate,
   pressureUpdate,
@@ -156,6 +157,22 @@ describe.concurrent('apply', () => {
     expect(explanation).toBe('not-ours stays as it was: 10.0.0.10:80 is in LVS already and bears no row of ours');
     expect(service.world.virtualServer).toBe(null);
     await service.handle.result();
+  });
+
+  it('takes up what is applied while a first apply fails', async () => {
+    const service = ServiceUnderTest.unborn(environment, 'tried-again');
+    const outcome: { second?: Promise<{ generation: number }> } = {};
+    service.world.once('convergeVirtualServer', async () => {
+      const update = await service.handle.startUpdate(applyUpdate, {
+        args: [{ spec: service.spec, replace: false }],
+        waitForStage: 'ACCEPTED',
+      });
+      outcome.second = update.result();
+      throw new CielFailure('NoIpvs', 'ip_vs is not loaded');
+    });
+    expect(await refusalOf(service.apply())).toMatchObject({ reason: 'NoIpvs' });
+    expect(await outcome.second).toMatchObject({ generation: 1 });
+    expect((await service.describe()).operationInFlight).toBe(null);
   });
 
   it('takes a refused change back whole', async () => {
