@@ -3,6 +3,7 @@
  * QEMU, so it is made when an id appears that is not known, one at a time for the whole host, each VM in its turn; in
  * vain, it is repeated less and less often. A guest that invents ids gets one look-up each RETRY_MS at the most.
  */
+import { NamesOfContainers } from '../guest-disk/matching-names.ts';
 import type { ContainerCounters, ContainerIdentity } from '../model/usage.ts';
 import type { CounterSource } from './counters.ts';
 
@@ -13,8 +14,10 @@ const MOST_RETRY_MS = 600_000;
 const REFRESH_MS = 600_000;
 
 interface KnownVm {
-  readonly byId: Map<string, ContainerIdentity>;
-  /** Ids that a look-up was made for. */
+  described: readonly ContainerIdentity[];
+  shown: readonly ContainerCounters[];
+  names: NamesOfContainers;
+  /** Cgroups that a look-up was made for. */
   askedFor: ReadonlySet<string>;
   lookedUpAtMs: number;
   retryMs: number;
@@ -33,27 +36,32 @@ export class ContainerNames {
     this.#report = report;
   }
 
-  identity(vmUuid: string, containerId: string): ContainerIdentity | null {
-    return this.#vms.get(vmUuid)?.byId.get(containerId) ?? null;
+  /** @param container one of those that were last said to run */
+  identity(vmUuid: string, container: ContainerCounters): ContainerIdentity | null {
+    return this.#vms.get(vmUuid)?.names.of(container) ?? null;
   }
 
   /** These run in the VM now: looks up those that are not known yet. */
   running(vmUuid: string, containers: readonly ContainerCounters[], nowMs: number): void {
-    const ids = containers.filter(({ runtime }) => runtime !== 'systemd').map(({ id }) => id);
-    if (ids.length === 0) return;
-    const known = this.#vms.get(vmUuid) ?? {
-      byId: new Map(),
+    const shown = containers.filter(({ runtime }) => runtime !== 'systemd');
+    if (shown.length === 0) return;
+    const known: KnownVm = this.#vms.get(vmUuid) ?? {
+      described: [],
+      shown,
+      names: new NamesOfContainers([], []),
       askedFor: new Set(),
       lookedUpAtMs: Number.NEGATIVE_INFINITY,
       retryMs: RETRY_MS,
     };
     this.#vms.set(vmUuid, known);
-    const unknown = ids.filter((id) => !known.byId.has(id));
-    const isNew = unknown.some((id) => !known.askedFor.has(id));
+    known.shown = shown;
+    known.names = new NamesOfContainers(shown, known.described);
+    const unknown = shown.filter((container) => known.names.of(container) === null);
+    const isNew = unknown.some(({ cgroupPath }) => !known.askedFor.has(cgroupPath));
     const wait = isNew ? RETRY_MS : unknown.length > 0 ? known.retryMs : REFRESH_MS;
     if (nowMs - known.lookedUpAtMs < wait) return;
     known.retryMs = isNew ? RETRY_MS : Math.min(2 * known.retryMs, MOST_RETRY_MS);
-    known.askedFor = new Set(ids);
+    known.askedFor = new Set(shown.map(({ cgroupPath }) => cgroupPath));
     known.lookedUpAtMs = nowMs;
     this.#waiting.add(vmUuid);
     void this.#lookUp();
@@ -75,8 +83,8 @@ export class ContainerNames {
       return null;
     });
     if (reading?.available === true) {
-      known.byId.clear();
-      for (const identity of reading.value) known.byId.set(identity.id, identity);
+      known.described = reading.value;
+      known.names = new NamesOfContainers(known.shown, known.described);
     } else if (reading !== null) {
       this.#report(vmUuid, `its containers' names cannot be read: ${reading.reason}: ${reading.message}`);
     }

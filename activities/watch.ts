@@ -265,7 +265,7 @@ export class HostWatch {
       const services = this.#replicas?.services ?? new Map<string, ServiceSpec>();
       vm.setTarget(strictestTarget(candidates.map(({ service }) => services.get(service))));
       vm.observeContainers(reading, now, (container) => {
-        const identity = this.#names.identity(vmUuid, container.id);
+        const identity = this.#names.identity(vmUuid, container);
         return { identity, match: matchContainer(container, identity, candidates, services) };
       });
     }

@@ -242,11 +242,11 @@ export class WatchedVm {
     this.#readAtMs = [...this.#readAtMs, atMs].slice(-READINGS_FOR_EVIDENCE);
 
     const seen = new Set<string>();
-    for (const counters of value.containers.slice(0, MOST_CONTAINERS)) {
+    for (const counters of outermostById(value.containers.slice(0, MOST_CONTAINERS))) {
       seen.add(counters.id);
       const facts = factsOf(counters);
       const known = this.#containers.get(counters.id);
-      if (known === undefined) {
+      if (known === undefined || known.counters.cgroupPath !== counters.cgroupPath) {
         this.#containers.set(counters.id, newContainer(counters, atMs, facts));
         continue;
       }
@@ -540,6 +540,19 @@ function whyMissing(counters: ContainerCounters | null): string | null {
     (reading) => !reading.available,
   );
   return missing === undefined || missing.available ? null : `${missing.reason}: ${missing.message}`;
+}
+/**
+ * A container is known by its id everywhere behind this. When a VM shows an id twice, the one in fewer containers has it:
+ * whoever is root in a container may make a cgroup of any name below its own.
+ */
+function outermostById(containers: readonly ContainerCounters[]): Iterable<ContainerCounters> {
+  const depth = ({ cgroupPath }: ContainerCounters) => cgroupPath.split('/').length;
+  const found = new Map<string, ContainerCounters>();
+  for (const container of containers) {
+    const other = found.get(container.id);
+    if (other === undefined || depth(container) < depth(other)) found.set(container.id, container);
+  }
+  return found.values();
 }
 function newContainer(counters: ContainerCounters, atMs: number, facts: ContainerFacts): WatchedContainer {
   return {

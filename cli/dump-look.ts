@@ -1,4 +1,5 @@
 /** What a dump shows: one instant of a VM, so counters and levels, no rates. As JSON and as text. */
+import { NamesOfContainers } from '../guest-disk/matching-names.ts';
 import type { Reading } from '../model/reading.ts';
 import type { ContainerCounters, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
 import { printable } from './escape.ts';
@@ -37,7 +38,7 @@ export function dumpLook(
   { kernelRelease, nodename, guestBoot, possibleCpus, containers }: VmIntrospection,
   names: Reading<readonly ContainerIdentity[]>,
 ): DumpLook {
-  const identities = names.available ? names.value : [];
+  const identities = new NamesOfContainers(containers, names.available ? names.value : []);
   return {
     dump,
     guest: { kernelRelease, nodename, boot: guestBoot, cpus: possibleCpus },
@@ -47,7 +48,7 @@ export function dumpLook(
       message: names.available ? null : names.message,
     },
     containers: containers.map((container) => {
-      const identity = identities.find(({ id }) => id === container.id);
+      const identity = identities.of(container);
       return {
         ...container,
         name: identity?.name ?? null,

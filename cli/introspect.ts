@@ -6,6 +6,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, InvalidArgumentError } from 'commander';
+import { NamesOfContainers } from '../guest-disk/matching-names.ts';
 import { mapReading, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
 import { readDump } from '../native/dump.ts';
@@ -174,8 +175,8 @@ class Names {
   }
   async of({ containers }: VmIntrospection): Promise<Reading<NamesOnDisk>> {
     const found = this.#found;
-    const known = new Set(found?.available === true ? found.value.containers.map(({ id }) => id) : []);
-    const complete = containers.every(({ id, runtime }) => runtime === 'systemd' || known.has(id));
+    const names = new NamesOfContainers(containers, found?.available === true ? found.value.containers : []);
+    const complete = containers.every((container) => container.runtime === 'systemd' || names.of(container) !== null);
     if (found !== null && (complete || Date.now() - this.#atMs < NAMES_EVERY_MS)) return found;
     this.#found = await this.#vm.names();
     this.#atMs = Date.now();

@@ -1,4 +1,5 @@
 /** Two looks into a VM, made into rates and names: what `ciel introspect` shows, as JSON and as text. */
+import { NamesOfContainers } from '../guest-disk/matching-names.ts';
 import { available, mapReading, type Reading, unavailable } from '../model/reading.ts';
 import type { ContainerCounters, ContainerDetails, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
 import { type DetailsLook, detailsLook } from './container-details.ts';
@@ -75,7 +76,7 @@ export function vmLook(
   names: Reading<NamesOnDisk>,
 ): VmLook {
   const { uuid, name, pid, libvirtUri, ramBytes } = vm;
-  const identities = names.available ? names.value.containers : [];
+  const identities = new NamesOfContainers(after.containers, names.available ? names.value.containers : []);
   const elapsed = after.atNanoseconds - before.atNanoseconds;
   return {
     vm: { uuid, name, pid, libvirtUri },
@@ -94,14 +95,10 @@ export function vmLook(
     names: namesLook(names, Date.now()),
     containers: after.containers.map((container) => {
       const earlier =
-        after.guestBoot === before.guestBoot ? before.containers.find(({ id }) => id === container.id) : undefined;
-      return containerLook(
-        earlier ?? null,
-        container,
-        elapsed,
-        after.containers,
-        identities.find(({ id }) => id === container.id) ?? null,
-      );
+        after.guestBoot === before.guestBoot
+          ? before.containers.find(({ id, cgroupPath }) => id === container.id && cgroupPath === container.cgroupPath)
+          : undefined;
+      return containerLook(earlier ?? null, container, elapsed, after.containers, identities.of(container));
     }),
   };
 }

@@ -1,6 +1,6 @@
 /** One look-up: from where a disk is to the containers that its file systems describe. Runs in the reader's thread. */
 import type { UnavailableReason } from '../model/reading.ts';
-import type { ContainerRuntime } from '../model/usage.ts';
+import type { ContainerAround, ContainerRuntime } from '../model/usage.ts';
 import {
   asDiskUnreadable,
   type BlockSource,
@@ -78,7 +78,7 @@ export async function lookUpContainers(
   const fileSystems: FileSystemOnDisk[] = [];
   try {
     for (const { format, place, fileSystem } of known.fileSystems) {
-      const runtimes = await listRuntimes(fileSystem, { place, within: null, depth: 0 }, found);
+      const runtimes = await listRuntimes(fileSystem, { place, within: [] }, found);
       if (runtimes.length > 0) fileSystems.push({ format, place, runtimes, ...fileSystem.age });
     }
   } finally {
@@ -108,11 +108,11 @@ interface Found {
 /** @returns which were there and could be read. What is wrong with one runtime's state does not hide the others'. */
 async function listRuntimes(
   fileSystem: FileSystem,
-  where: { readonly place: string; readonly within: string | null; readonly depth: number },
+  where: { readonly place: string; readonly within: readonly ContainerAround[] },
   found: Found,
 ): Promise<ContainerRuntime[]> {
   const runtimes = new Set<ContainerRuntime>();
-  const mounts: Mount[] = [];
+  const mounts: (Mount & { readonly runtime: ContainerRuntime })[] = [];
   for (const { name, list } of RUNTIMES) {
     try {
       const listing = await list(fileSystem);
@@ -120,17 +120,19 @@ async function listRuntimes(
       runtimes.add(name);
       found.containers.push(...listing.containers.map((container) => ({ ...container, within: where.within })));
       found.unreadable.push(...listing.unreadable);
-      mounts.push(...(listing.mounts ?? []).filter(({ destination }) => STATE_PLACES.test(destination)));
+      for (const mount of listing.mounts ?? [])
+        if (STATE_PLACES.test(mount.destination)) mounts.push({ ...mount, runtime: name });
     } catch (error) {
       const { reason, message } = asDiskUnreadable(error);
       if (reason === 'Exhausted') throw error;
       found.failures.push({ runtime: name, place: where.place, reason, message });
     }
   }
-  if (where.depth < MAX_NESTING) {
+  if (where.within.length < MAX_NESTING) {
     for (const mount of mounts) {
       if (++found.nestedMounts > MAX_NESTED_MOUNTS) break;
-      const inner = { place: where.place, within: mount.containerId, depth: where.depth + 1 };
+      const around = { runtime: mount.runtime, id: mount.containerId };
+      const inner = { place: where.place, within: [...where.within, around] };
       await listRuntimes(new MountedFileSystem(fileSystem, mount), inner, found);
     }
   }

@@ -178,9 +178,17 @@ export interface Rollup {
   readonly unavailable: string | null;
 }
 
+export interface ContainerAround {
+  readonly runtime: ContainerRuntime;
+  readonly id: string;
+}
+
 /** Who a container is, from the runtime's own state on the virtual disk, read from outside. */
 export interface ContainerIdentity {
   readonly id: string;
+  readonly runtime: ContainerRuntime;
+  /** The containers that the runtime of this one runs in (Docker in Docker, kind), outermost first. */
+  readonly within: readonly ContainerAround[];
   readonly name: string;
   readonly image: string;
   readonly imageId: string;

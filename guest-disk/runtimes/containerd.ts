@@ -54,9 +54,24 @@ const MAX_ADDRESS_FILE_BYTES = 1024;
 const CRI_CONTAINER = 'io.cri-containerd.container.metadata';
 const CRI_SANDBOX = 'io.cri-containerd.sandbox.metadata';
 
-const criContainer = z.object({ Metadata: z.object({ SandboxID: printable(255).default('') }) });
+/** What the kubelet, or whoever calls the plugin, asked for: without the labels that containerd adds. */
+const criConfig = z
+  .object({
+    metadata: z.object({ name: printable(255).default(''), namespace: printable(255).default('') }).prefault({}),
+    labels: labelsSchema,
+  })
+  .nullish();
+const criContainer = z.object({
+  Metadata: z.object({
+    SandboxID: printable(255).default(''),
+    Config: criConfig,
+    /** The image's id, where the record of the container has the name that it was asked for by. */
+    ImageRef: printable(512).default(''),
+  }),
+});
 const criSandbox = z.object({
   Metadata: z.object({
+    Config: criConfig,
     IP: printable(64).default(''),
     AdditionalIPs: z
       .array(printable(64))
@@ -64,11 +79,10 @@ const criSandbox = z.object({
       .transform((written) => written ?? []),
   }),
 });
-const criStatus = z.object({
-  Pid: z.number().int().nonnegative().default(0),
-  StartedAt: z.number().default(0),
-  FinishedAt: z.number().default(0),
-});
+/** Nanoseconds since 1970, for which a number of JSON has too few digits. */
+const CRI_TIME = /"(StartedAt|FinishedAt)":(\d{1,19})/g;
+const time = z.string().regex(/^\d+$/).default('0').transform(BigInt);
+const criStatus = z.object({ Pid: z.number().int().nonnegative().default(0), StartedAt: time, FinishedAt: time });
 
 const identity = z.object({
   id: printable(255),
@@ -113,17 +127,17 @@ async function listRoot(fileSystem: FileSystem, root: string, listing: Container
     ...more.map((id) => ({ id, reason: 'Exhausted' as const, message: `only ${MAX_CONTAINERS} containers are read` })),
   );
   const leased = await fileSystem.coherently(() => readLeasedAddresses(fileSystem));
-  const addressesOfSandbox = new Map(records.map((record) => [record.id, sandboxAddresses(record)] as const));
+  const sandboxes = new Map(records.map((record) => [record.id, sandboxOf(record)] as const));
   for (const record of records) {
     try {
       const { id, namespace } = record;
-      const metadata = record.container
+      const container = record.container
         ? parse(criContainer, valueOfAny(record.container), `CRI's metadata of ${id}`).Metadata
         : null;
-      const addresses =
-        addressesOfSandbox.get(metadata?.SandboxID ?? id) ?? leased.get(id) ?? leased.get(`${namespace}-${id}`) ?? {};
-      const status = metadata ? await readStatus(fileSystem, `${root}/${CRI_CONTAINERS}/${id}/status`) : null;
-      listing.containers.push(describe(record, addresses, status));
+      const sandbox = sandboxes.get(container?.SandboxID ?? id) ?? null;
+      const addresses = sandbox ? addressesOf(sandbox) : (leased.get(id) ?? leased.get(`${namespace}-${id}`) ?? {});
+      const status = container ? await readStatus(fileSystem, `${root}/${CRI_CONTAINERS}/${id}/status`) : null;
+      listing.containers.push(describe(record, { container, sandbox }, addresses, status));
     } catch (error) {
       const { reason, message } = asDiskUnreadable(error);
       listing.unreadable.push({ id: record.id, reason, message });
@@ -194,11 +208,17 @@ function valueOfAny(any: Buffer): Buffer {
   return value;
 }
 
-function sandboxAddresses({ sandbox }: Record): { [key: string]: string } | undefined {
-  if (!sandbox) return undefined;
-  const parsed = criSandbox.safeParse(parseJson(valueOfAny(sandbox)));
-  if (!parsed.success) return undefined;
-  const { IP, AdditionalIPs } = parsed.data.Metadata;
+interface CriMetadata {
+  readonly container: z.infer<typeof criContainer>['Metadata'] | null;
+  readonly sandbox: z.infer<typeof criSandbox>['Metadata'] | null;
+}
+
+function sandboxOf({ sandbox }: Record): CriMetadata['sandbox'] {
+  const parsed = sandbox && criSandbox.safeParse(parseJson(valueOfAny(sandbox)));
+  return parsed?.success ? parsed.data.Metadata : null;
+}
+
+function addressesOf({ IP, AdditionalIPs }: NonNullable<CriMetadata['sandbox']>): { [key: string]: string } {
   const addresses = [IP, ...AdditionalIPs].flatMap((written, index) => {
     const address = addressOf(written);
     return address ? [[index === 0 ? 'pod' : `pod-${index + 1}`, address] as const] : [];
@@ -210,7 +230,8 @@ async function readStatus(fileSystem: FileSystem, path: string): Promise<z.infer
   const content = await fileSystem.coherently(async () =>
     (await fileSystem.stat(path)) === null ? null : fileSystem.readFile(path, MAX_STATUS_BYTES),
   );
-  return content && parse(criStatus, content, 'status is not what containerd writes');
+  const exact = content?.toString('latin1').replace(CRI_TIME, '"$1":"$2"');
+  return exact === undefined ? null : parse(criStatus, exact, 'status is not what containerd writes');
 }
 
 /** The host-local plugin keeps a file per address; its first line is the container's id as the plugin's caller says it. */
@@ -233,41 +254,55 @@ async function readLeasedAddresses(fileSystem: FileSystem): Promise<Map<string, 
 
 function describe(
   record: Record,
+  cri: CriMetadata,
   addresses: { [key: string]: string },
   status: z.infer<typeof criStatus> | null,
 ): ContainerOnDisk {
   const { id } = record;
   const what = `the description of ${JSON.stringify(id).slice(0, 80)} is not what containerd writes`;
-  const named = check(identity, { ...record, name: nameOf(record) }, what);
+  const { Config: asked } = cri.container ?? cri.sandbox ?? {};
+  const named = check(
+    identity,
+    {
+      ...record,
+      name: nameOf(record, cri),
+      imageId: cri.container?.ImageRef || record.imageId,
+      labels: asked ? asked.labels : record.labels,
+    },
+    what,
+  );
   const spec = record.spec ? parse(ociSpec, valueOfAny(record.spec), what) : {};
-  const running = status ? status.StartedAt > 0 && status.FinishedAt === 0 : null;
+  const running = status ? status.StartedAt > 0n && status.FinishedAt === 0n : null;
   return {
     runtime: 'containerd',
     ...named,
     addresses,
     running,
-    state: status ? (running ? 'running' : status.FinishedAt > 0 ? 'exited' : 'created') : 'unknown',
+    state: status ? (running ? 'running' : status.FinishedAt > 0n ? 'exited' : 'created') : 'unknown',
     pid: running && status && status.Pid > 0 ? status.Pid : null,
-    startedAt: status && status.StartedAt > 0 ? timeOf(status.StartedAt) : null,
+    startedAt: status && status.StartedAt > 0n ? timeOf(status.StartedAt) : null,
     ...limitsOf(spec),
     cgroupParent: null,
     restartPolicy: 'no',
-    within: null,
+    within: [],
   };
 }
 
 /** Kubernetes: namespace/pod/container, and namespace/pod for the sandbox that holds the pod's network. */
-function nameOf({ id, labels }: Record): string {
-  const pod = labels['io.kubernetes.pod.name'];
-  if (pod !== undefined) {
-    const container = labels['io.kubernetes.container.name'];
-    const parts = [labels['io.kubernetes.pod.namespace'] ?? 'default', pod];
-    return [...parts, ...(container === undefined ? [] : [container])].join('/');
-  }
-  return labels['nerdctl/name'] ?? id;
+function nameOf({ id, labels }: Record, { container, sandbox }: CriMetadata): string {
+  const { namespace, name } = sandbox?.Config?.metadata ?? { namespace: '', name: '' };
+  const pod = name || labels['io.kubernetes.pod.name'];
+  if (!pod) return labels['nerdctl/name'] ?? id;
+  const own = container?.Config?.metadata.name || labels['io.kubernetes.container.name'];
+  return [namespace || (labels['io.kubernetes.pod.namespace'] ?? 'default'), pod, ...(own ? [own] : [])].join('/');
 }
 
-function timeOf(unixNanoseconds: number): string | null {
-  const time = new Date(unixNanoseconds / 1e6);
-  return Number.isNaN(time.getTime()) ? null : time.toISOString();
+/** As Go writes it: the fraction without zeros at its end. */
+function timeOf(unixNanoseconds: bigint): string | null {
+  const seconds = new Date(Number(unixNanoseconds / 1_000_000_000n) * 1_000);
+  if (Number.isNaN(seconds.getTime())) return null;
+  const fraction = String(unixNanoseconds % 1_000_000_000n)
+    .padStart(9, '0')
+    .replace(/0+$/, '');
+  return `${seconds.toISOString().slice(0, -'.000Z'.length)}${fraction && `.${fraction}`}Z`;
 }

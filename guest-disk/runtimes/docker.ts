@@ -232,7 +232,7 @@ export function parseContainer(id: string, configFile: Buffer, hostConfigFile: B
     memoryLimitBytes: host.Memory > 0 ? host.Memory : null,
     cgroupParent: host.CgroupParent || null,
     restartPolicy: host.RestartPolicy.Name || 'no',
-    within: null,
+    within: [],
   };
 }
 

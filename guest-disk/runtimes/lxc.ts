@@ -106,7 +106,7 @@ async function readContainer(fileSystem: FileSystem, name: string, path: string)
     memoryLimitBytes: memory,
     cgroupParent: null,
     restartPolicy: 'no',
-    within: null,
+    within: [],
   };
 }
 

@@ -123,7 +123,7 @@ async function readContainer(
     memoryLimitBytes: bytesOf(settings['limits.memory'] ?? ''),
     cgroupParent: null,
     restartPolicy: settings['boot.autostart'] === 'true' ? 'always' : 'no',
-    within: null,
+    within: [],
   };
 }
 

@@ -175,6 +175,6 @@ function describe(row: Row): ContainerOnDisk {
     ...limitsOf(described.spec),
     cgroupParent: described.cgroupParent || null,
     restartPolicy: described.restart_policy || 'no',
-    within: null,
+    within: [],
   };
 }

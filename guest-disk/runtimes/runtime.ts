@@ -4,15 +4,12 @@ import type { ContainerIdentity, ContainerRuntime } from '../../model/usage.ts';
 import type { FileSystem } from '../file-system.ts';
 
 export interface ContainerOnDisk extends ContainerIdentity {
-  readonly runtime: ContainerRuntime;
   readonly state: 'running' | 'paused' | 'restarting' | 'created' | 'exited' | 'dead' | 'unknown';
   /** In the guest's process namespace; null when it does not run. */
   readonly pid: number | null;
   /** As given to --cgroup-parent; null for the runtime's default. */
   readonly cgroupParent: string | null;
   readonly restartPolicy: string;
-  /** The container that the runtime of this one runs in (Docker in Docker, kind); null on the guest itself. */
-  readonly within: string | null;
 }
 
 /** A container that is there but cannot be described, and why: it must not look like one that is not there. */

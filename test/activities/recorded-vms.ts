@@ -104,6 +104,8 @@ export class RecordedHost implements CounterSource {
     return available(
       (vm?.containers ?? []).map(({ id, name }) => ({
         id,
+        runtime: 'docker' as const,
+        within: [],
         name,
         image: `registry:5000/${name}:1`,
         imageId: `sha256:${id}`,

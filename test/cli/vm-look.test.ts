@@ -92,6 +92,8 @@ function at(seconds: bigint, containers: readonly ContainerCounters[], guestBoot
 }
 const IDENTITY: ContainerIdentity = {
   id: ID,
+  runtime: 'docker',
+  within: [],
   name: 'mosaic',
   image: 'mosaic:1',
   imageId: 'sha256:1',

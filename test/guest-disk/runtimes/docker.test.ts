@@ -46,7 +46,7 @@ describe('the containers of Docker', () => {
           memoryLimitBytes: 64 << 20,
           cgroupParent: null,
           restartPolicy: 'unless-stopped',
-          within: null,
+          within: [],
         },
       ],
     });

@@ -69,7 +69,7 @@ describe('podman', () => {
       memoryLimitBytes: 64 << 20,
       cgroupParent: '/libpod_parent',
       restartPolicy: 'always',
-      within: null,
+      within: [],
     });
   });
 
@@ -134,12 +134,12 @@ describe('containerd', () => {
     expect(named(listing, 'store/shop-0/web')).toMatchObject({
       id: container,
       image: 'registry.test/shop:2',
-      imageId: `sha256:${'d'.repeat(64)}`,
+      imageId: `sha256:${'e'.repeat(64)}`,
       addresses: { pod: '10.244.0.7', 'pod-2': 'fd00::7' },
       running: true,
       state: 'running',
       pid: 4711,
-      startedAt: '2026-11-25T03:29:25.000Z',
+      startedAt: '2026-11-25T03:29:25Z',
       cpuLimitCores: 0.2,
       memoryLimitBytes: 128 << 20,
     });
@@ -285,11 +285,11 @@ describe('a disk of several runtimes', () => {
       'srv/kind/lib/containerd/io.containerd.metadata.v1.bolt/meta.db': inflated('kubernetes.db'),
     });
     expect(found.containers.map(({ name, within }) => [name, within])).toEqual([
-      ['dind', null],
-      ['kind-control-plane', null],
-      ['inner', CONTAINER_ID],
-      ['store/shop-0', kind],
-      ['store/shop-0/web', kind],
+      ['dind', []],
+      ['kind-control-plane', []],
+      ['inner', [{ runtime: 'docker', id: CONTAINER_ID }]],
+      ['store/shop-0', [{ runtime: 'docker', id: kind }]],
+      ['store/shop-0/web', [{ runtime: 'docker', id: kind }]],
     ]);
   });
 
