@@ -1,6 +1,7 @@
 /**
- * LXD and Incus: beside each container's root lies backup.yaml, which the daemon writes whenever the container changes,
- * starts or stops.
+ * LXD and Incus: beside each container's root lies backup.yaml, which the daemon writes when the container's configuration
+ * changes, and just before it starts it: so a container that runs is often "Stopped" there, with the time of the start
+ * before. "Running" is true, and its start is the last one.
  *
  *   <root>/containers/<[project_]name> → <root>/storage-pools/<pool>/containers/<[project_]name>/backup.yaml
  *   <root>/networks/<bridge>/dnsmasq.leases
@@ -49,7 +50,6 @@ const STATES: Readonly<Record<string, ContainerOnDisk['state']>> = {
   Running: 'running',
   Ready: 'running',
   Frozen: 'paused',
-  Stopped: 'exited',
 };
 
 export const lxd: RuntimeOnDisk = {
@@ -105,8 +105,7 @@ async function readContainer(
   const system = settings['image.os'] ?? '';
   const image = [system, settings['image.release'] ?? ''].filter((part) => part !== '').join('/');
   const state = STATES[described.status] ?? 'unknown';
-  const running = state === 'unknown' ? null : state === 'running' || state === 'paused';
-  const started = Date.parse(described.last_used_at);
+  const running = state === 'unknown' ? null : true;
   return {
     runtime: 'lxc',
     id: check(printable(255), id, what),
@@ -118,7 +117,7 @@ async function readContainer(
     running,
     state,
     pid: null,
-    startedAt: started > 0 ? described.last_used_at : null,
+    startedAt: running && Date.parse(described.last_used_at) > 0 ? described.last_used_at : null,
     cpuLimitCores: coresOfLimit(settings),
     memoryLimitBytes: bytesOf(settings['limits.memory'] ?? ''),
     cgroupParent: null,

@@ -9,9 +9,9 @@ import { parseArgs } from 'node:util';
 import { execa } from 'execa';
 import { FUZZ_PROGRAMS, SEEDS } from './places.ts';
 
-/** Of test/native/fuzz: torn memory, and libFuzzer's. Of disk.test.ts: in JavaScript. */
+/** Of test/native/fuzz: torn memory, and libFuzzer's. Of disk.test.ts and state.test.ts: in JavaScript. */
 const LIBFUZZER_TARGETS = ['dump', 'btf', 'kallsyms', 'vmcoreinfo', 'walk'] as const;
-const JAVASCRIPT_TARGETS = ['disk', 'json'] as const;
+const JAVASCRIPT_TARGETS = ['disk', 'journal', 'xfs', 'lvm', 'bbolt', 'sqlite', 'json'] as const;
 const TARGETS = ['memory', ...LIBFUZZER_TARGETS, ...JAVASCRIPT_TARGETS] as const;
 type Target = (typeof TARGETS)[number];
 
@@ -38,10 +38,12 @@ if (!(minutes > 0) || unknown.length > 0 || !/^\d+$/.test(values.seed)) {
   process.exit(2);
 }
 
-await execa('make', ['-s', '-C', join(root, 'native'), 'fuzz-programs'], { stdio: 'inherit' });
 await mkdir(FINDINGS, { recursive: true });
 const seeds = (await readdir(SEEDS)).filter((name) => name.endsWith('.kdump')).map((name) => join(SEEDS, name));
-await execa(join(FUZZ_PROGRAMS, 'seeds'), [CORPUS, ...seeds], { stdio: 'inherit' });
+if (targets.some((target) => !isJavaScript(target))) {
+  await execa('make', ['-s', '-C', join(root, 'native'), 'fuzz-programs'], { stdio: 'inherit' });
+  await execa(join(FUZZ_PROGRAMS, 'seeds'), [CORPUS, ...seeds], { stdio: 'inherit' });
+}
 
 const results = [];
 for (const target of targets) {
@@ -50,12 +52,16 @@ for (const target of targets) {
 }
 process.exitCode = results.every((isClean) => isClean) ? 0 : 1;
 
+function isJavaScript(target: Target): boolean {
+  return JAVASCRIPT_TARGETS.some((name) => name === target);
+}
+
 /** false: something was found. */
 async function runTarget(target: Target, share: number): Promise<boolean> {
   if (target === 'memory') return tearMemory(share);
-  if (LIBFUZZER_TARGETS.some((name) => name === target)) return runLibFuzzer(target, share);
+  if (!isJavaScript(target)) return runLibFuzzer(target, share);
   const env = { CIEL_FUZZ_MINUTES: String(share), CIEL_FUZZ_SEED: values.seed, CIEL_FUZZ_TARGET: target };
-  const arguments_ = ['run', '--project', 'fast', 'test/fuzz/disk.test.ts'];
+  const arguments_ = ['run', '--project', 'fast', 'test/fuzz/disk.test.ts', 'test/fuzz/state.test.ts'];
   return succeeds('vitest', arguments_, env);
 }
 

@@ -145,6 +145,26 @@ describe('containerd', () => {
     });
   });
 
+  it('names pods that no kubelet made, as crictl shows them', async () => {
+    const container = '2a853a2c63e1845d4264177307d786dbd43d4b7d03f3376ea2ae1b64d235ac05';
+    const listing = await list(containerd, {
+      [`var/lib/containerd/${DATABASE}`]: inflated('cri-1.7.db'),
+      [`var/lib/containerd/io.containerd.grpc.v1.cri/containers/${container}/status`]:
+        '{"Version":"v1","Pid":507,"CreatedAt":1795595923867457186,"StartedAt":1795595925970260228,"FinishedAt":0}',
+    });
+    expect(named(listing, 'store/shop-0')).toMatchObject({ labels: { app: 'shop' }, addresses: { pod: '10.78.0.3' } });
+    expect(named(listing, 'store/shop-0/web')).toMatchObject({
+      id: container,
+      image: 'registry.test/box:1',
+      imageId: 'sha256:1c3067acda7ae0fe5e8512dfee65bccbcf05d8b2dee9cd89ebfab0323bdf8ae0',
+      labels: { tier: 'front' },
+      addresses: { pod: '10.78.0.3' },
+      startedAt: '2026-11-25T08:38:45.970260228Z',
+      cpuLimitCores: 0.5,
+      memoryLimitBytes: 64 << 20,
+    });
+  });
+
   it('takes addresses from what the host-local plugin keeps', async () => {
     const listing = await list(containerd, {
       [`var/lib/containerd/${DATABASE}`]: inflated('containerd-1.6.db'),
@@ -232,7 +252,25 @@ describe('LXD', () => {
         cpuLimitCores: 0.5,
         memoryLimitBytes: 64 << 20,
       },
-      { id: 'other_second', name: 'second', running: false, state: 'exited', startedAt: null },
+      { id: 'other_second', name: 'second', running: null, state: 'unknown', startedAt: null },
+    ]);
+  });
+
+  it('of which Incus is one says Stopped of what it is about to start: neither that nor a time is believed', async () => {
+    const listing = await list(lxd, {
+      'var/lib/incus/storage-pools/default/x': '',
+      'var/lib/incus/containers/second/backup.yaml': stateOf('incus-started.yaml'),
+    });
+    expect(listing?.containers).toMatchObject([
+      {
+        id: 'second',
+        image: 'box/one',
+        labels: { role: 'db' },
+        addresses: { incusbr0: '10.80.0.22' },
+        running: null,
+        state: 'unknown',
+        startedAt: null,
+      },
     ]);
   });
 
