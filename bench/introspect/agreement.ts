@@ -68,7 +68,7 @@ async function oneKernel(kernel: KernelName, cgroups: CgroupSetup, minutes: numb
       console.log(`${kernel}, ${cgroups}, after ${passed().toFixed(1)} min: ${summary(trial.report())}`);
     }
     const report = trial.report();
-    for (const disagreement of report.disagreements) console.log(JSON.stringify(disagreement));
+
     const allocated = { ...ramBytes, afterAttach, atTheEnd: await allocatedBytes(ram) };
     return {
       release: guest.image.release,

@@ -104,19 +104,24 @@ export async function removeContainer(guest: KernelGuest, container: MatrixConta
   await guest.run(removalScript(guest.cgroups, container));
 }
 
+const REMOVAL_ATTEMPTS = 200;
+
 /** Ends a container's processes and removes its cgroups, and those below. */
 export function removalScript(cgroups: CgroupSetup, container: MatrixContainer): string {
   return `
     for root in ${roots(cgroups).join(' ')}; do
       directory=$root${container.cgroupPath}
       [ -e $directory ] || continue
-      for attempt in 1 2 3 4 5 6 7 8 9 10; do
+      attempt=0
+      # A process that is throttled takes its time to end.
+      while [ $attempt -lt ${REMOVAL_ATTEMPTS} ]; do
+        attempt=$((attempt+1))
         for pid in $(find $directory -name cgroup.procs -exec cat {} +); do kill -9 $pid; done
         find $directory -depth -type d -exec rmdir {} + 2>/dev/null
         [ -e $directory ] || break
         sleep 0.1
       done
-      [ ! -e $directory ]
+      [ ! -e $directory ] || { for pid in $(find $directory -name cgroup.procs -exec cat {} +); do cat /proc/$pid/stat; done; exit 1; }
     done`;
 }
 

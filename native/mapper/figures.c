@@ -273,7 +273,7 @@ uint8_t *ciel_readings_write(const struct ciel_readings *readings, const struct 
 	return at;
 }
 
-void ciel_figures_lift(uint64_t highest[CIEL_COUNTERS], struct ciel_sample_container *record)
+void ciel_figures_lift(struct ciel_lift *lift, struct ciel_sample_container *record)
 {
 	static const uint8_t counters[CIEL_COUNTERS] = {
 		CIEL_FIGURE_CPU,	   CIEL_FIGURE_CPU_USER,  CIEL_FIGURE_CPU_SYSTEM, CIEL_FIGURE_CPU_PERIODS,
@@ -283,11 +283,16 @@ void ciel_figures_lift(uint64_t highest[CIEL_COUNTERS], struct ciel_sample_conta
 
 	for (int i = 0; i < CIEL_COUNTERS; i++) {
 		struct ciel_figure *figure = &record->figures[counters[i]];
+		uint64_t *highest = &lift->highest[i];
 
 		if (figure->status)
 			continue;
-		if (figure->value < highest[i])
-			figure->value = highest[i];
-		highest[i] = figure->value;
+		if (figure->value < *highest && lift->samples[i] < CIEL_LIFTED_SAMPLES) {
+			lift->samples[i]++;
+			figure->value = *highest;
+			continue;
+		}
+		lift->samples[i] = 0;
+		*highest = figure->value;
 	}
 }

@@ -282,7 +282,7 @@ static enum ciel_status add_container(struct sample *sample, const struct ciel_s
 	record->id_offset = container->id_offset;
 	record->id_length = container->id_length;
 	memcpy(ciel_readings_write(&readings, kernel, header->cpu_count, record), container->path, container->path_length);
-	ciel_figures_lift(container->highest, record);
+	ciel_figures_lift(&container->lift, record);
 	sample->used += bytes;
 	return CIEL_OK;
 }

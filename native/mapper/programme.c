@@ -251,7 +251,7 @@ int ciel_programme_repeat(struct ciel_programme *programme, struct ciel_track *t
 	struct ciel_recording *recording = track->recording;
 	int holds;
 
-	if (!recording || !recording->is_proven || recording->uses >= REPEATS)
+	if (!recording || !recording->is_proven)
 		return 0;
 	if (programme->ram)
 		holds = ciel_recording_repeat(recording, programme->ram, answer);
@@ -267,6 +267,9 @@ int ciel_programme_repeat(struct ciel_programme *programme, struct ciel_track *t
 		track->misses++;
 		return 0;
 	}
+	/* It is made anew, and should come out the same. */
+	if (recording->uses >= REPEATS)
+		return 0;
 	recording->uses++;
 	programme->views_repeated++;
 	return 1;
@@ -348,7 +351,7 @@ void ciel_programme_set_containers(struct ciel_programme *programme, struct ciel
 			if (old[at].address != containers[i].address || old[at].serial != containers[i].serial)
 				continue;
 			memcpy(containers[i].tracks, old[at].tracks, sizeof(old[at].tracks));
-			memcpy(containers[i].highest, old[at].highest, sizeof(old[at].highest));
+			containers[i].lift = old[at].lift;
 			memset(old[at].tracks, 0, sizeof(old[at].tracks));
 			next = at + 1;
 			break;

@@ -28,7 +28,7 @@ struct ciel_container {
 	struct ciel_places places; /* where its figures are */
 	uint32_t runtime, id_offset, id_length, path_length;
 	char *path; /* not terminated */
-	uint64_t highest[CIEL_COUNTERS]; /* what its counters were at most */
+	struct ciel_lift lift; /* what its counters were at most */
 	struct ciel_track tracks[CIEL_CONTAINER_VIEWS];
 };
 
