@@ -25,8 +25,14 @@ enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, BASIC_ITEMS, MAPPED = BASIC_ITEMS,
 
 struct items {
 	u64 count; /* of those that are wanted */
-	u64 position[ITEMS]; /* in the kernel's counters */
+	u64 position[ITEMS]; /* in the kernel's counters, or MISSING */
 };
+#define MISSING (~0ull)
+
+static inline u64 position_of(const struct view_figure *item)
+{
+	return item->status ? MISSING : item->value;
+}
 
 /* Where an item's pages are summed up. */
 #define pages_of(out, item)                                                                                            \
@@ -59,8 +65,11 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 
 		for (u64 item = 0; item < items->count; item++) {
 			u64 position = host_at(items->position, item);
-			s64 pending = passing(totals->state_pending[position]);
+			s64 pending;
 
+			if (position == MISSING)
+				continue;
+			pending = passing(totals->state_pending[position]);
 			mix(flushed, pending);
 			if (is_counted)
 				pages_of(out, item) += pending;
@@ -88,8 +97,12 @@ static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_ke
 
 	sum_unflushed(&memory->css, kernel, items, 0, out, &flushed_before);
 	g_refresh();
-	for (u64 item = 0; item < items->count; item++)
-		pages_of(out, item) = (u64)passing(vmstats_of(memory)->state[host_at(items->position, item)]);
+	for (u64 item = 0; item < items->count; item++) {
+		u64 position = host_at(items->position, item);
+
+		if (position != MISSING)
+			pages_of(out, item) = (u64)passing(vmstats_of(memory)->state[position]);
+	}
 	if (flush_is_running(&memory->css))
 		return 1;
 	sum_unflushed(&memory->css, kernel, items, 1, out, &flushed);
@@ -105,6 +118,8 @@ static int read_items(struct mem_cgroup GUEST *memory, const struct view_kernel 
 		for (u64 item = 0; item < items->count; item++) {
 			u64 position = host_at(items->position, item);
 
+			if (position == MISSING)
+				continue;
 			pages_of(out, item) = 0;
 			count(pages_of(out, item), older->vmstats[position].counter);
 		}
@@ -188,12 +203,12 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	settle(&out->peak, TRY(read_peak(memory, &out->peak.value)));
 	settle(&out->oom_kills, TRY(read_oom_kills(memory, &out->oom_kills.value)));
 	items.count = detail ? ITEMS : BASIC_ITEMS;
-	items.position[ANON] = kernel->anon_item.value;
-	items.position[FILE] = kernel->file_item.value;
-	items.position[SWAP_CACHE] = kernel->swap_cache_item.value;
-	items.position[INACTIVE_FILE] = kernel->inactive_file_item.value;
-	items.position[MAPPED] = kernel->mapped_item.value;
-	items.position[KERNEL] = kernel->kernel_item.value;
+	items.position[ANON] = position_of(&kernel->anon_item);
+	items.position[FILE] = position_of(&kernel->file_item);
+	items.position[SWAP_CACHE] = position_of(&kernel->swap_cache_item);
+	items.position[INACTIVE_FILE] = position_of(&kernel->inactive_file_item);
+	items.position[MAPPED] = position_of(&kernel->mapped_item);
+	items.position[KERNEL] = position_of(&kernel->kernel_item);
 	status = TRY(read_items(memory, kernel, &items, out));
 	settle_item(&out->anon, &kernel->anon_item, status);
 	settle_item(&out->file, &kernel->file_item, status);
