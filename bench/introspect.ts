@@ -6,6 +6,7 @@
  *   hundred  100 containers with 2 and with 8 CPUs, both ways: first walk, repeats
  *   host     1,000 VMs with 20 containers each, once a second: CPU and memory of the sampler and of its parent
  *   agreement  ten minutes of random churn in each kernel of the matrix, figure by figure against the guest's own files
+ *   memory     what an attach and an hour of samples do to the guest's memory, by each way of reading
  *   drag     how much a busy loop in a guest is slowed down by 10 samples a second
  *
  * Times are the mapper's own, taken inside the call; `withDecodingMicroseconds` adds what TypeScript needs to decode it.
@@ -29,6 +30,7 @@ import {
 } from '../test/native/live-guest.ts';
 import { imageOfGuest, startCrowd } from './crowd.ts';
 import { agreement as agreementUnderChurn } from './introspect/agreement.ts';
+import { memoryGrowth } from './introspect/memory.ts';
 import { requestOf } from './introspect/request.ts';
 import { type Spread, spread, writeResults } from './measure.ts';
 
@@ -38,7 +40,7 @@ const ATTACHES = 5;
 const BETWEEN_SAMPLES_MS = 5;
 const AGREEMENT_ROUNDS = 10;
 
-const PARTS = ['live', 'hundred', 'host', 'agreement', 'drag'] as const;
+const PARTS = ['live', 'hundred', 'host', 'agreement', 'memory', 'drag'] as const;
 
 export default async function introspect(args: readonly string[]): Promise<void> {
   const first = args.findIndex((arg) => arg.startsWith('--'));
@@ -49,6 +51,7 @@ export default async function introspect(args: readonly string[]): Promise<void>
     else if (part === 'hundred') await record(part, await hundred());
     else if (part === 'host') await record(part, await wholeHost());
     else if (part === 'agreement') await record(part, await agreementUnderChurn(options));
+    else if (part === 'memory') await record(part, await memoryGrowth());
     else if (part === 'drag') await record(part, await drag());
     else throw new Error(`there is no part "${part}": ${PARTS.join(', ')}`);
   }

@@ -15,6 +15,14 @@ import { type KernelFlavour, type KernelImage, type KernelName, kernelImage } fr
 export const CGROUP_SETUPS = ['v2', 'v1', 'hybrid'] as const;
 export type CgroupSetup = (typeof CGROUP_SETUPS)[number];
 
+const MEMORY_BACKENDS = {
+  shared: 'memory-backend-memfd,share=on',
+  private: 'memory-backend-memfd,share=off',
+  anonymous: 'memory-backend-ram',
+  huge: 'memory-backend-memfd,share=on,hugetlb=on,hugetlbsize=2M',
+} as const;
+export type GuestMemory = keyof typeof MEMORY_BACKENDS;
+
 export interface KernelGuestOptions {
   readonly kernel: KernelName;
   readonly flavour?: KernelFlavour;
@@ -28,8 +36,11 @@ export interface KernelGuestOptions {
   readonly machine?: 'q35' | 'pc';
   /** What follows in -machine: "max-ram-below-4g=1G". */
   readonly machineOptions?: string;
-  /** Shared memory is what Ciel maps; private memory is what it reads from the process. */
-  readonly memory?: 'shared' | 'private';
+  /**
+   * Shared memory is what Ciel maps; private memory, of a file of its own or of none, is what it reads from the process; of
+   * huge pages, which the machine must have set apart, it reads the file.
+   */
+  readonly memory?: GuestMemory;
   /** More of the kernel's command line: "nokaslr". */
   readonly append?: string;
   /** More of QEMU's. */
@@ -133,7 +144,6 @@ interface Machine {
 function qemuCommand(options: KernelGuestOptions, { image, accelerator, directory, disk, uuid }: Machine): string[] {
   const memory = `${options.memoryMiB ?? 512}M`;
   const machine = [options.machine ?? 'q35', 'memory-backend=ram', options.machineOptions].filter(Boolean).join(',');
-  const isShared = (options.memory ?? 'shared') === 'shared';
   const kernelArguments = [
     // The clock of an emulated processor is unreliable, and its mitigations are slow for nothing.
     ...['console=ttyS0', 'quiet', 'mitigations=off', 'tsc=reliable', 'panic=-1'],
@@ -144,7 +154,7 @@ function qemuCommand(options: KernelGuestOptions, { image, accelerator, director
     'qemu-system-x86_64',
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg', '-cpu', options.cpu ?? 'max', '-uuid', uuid],
     ...['-machine', machine, '-m', [memory, options.memoryOptions].filter(Boolean).join(',')],
-    ...['-object', `memory-backend-memfd,id=ram,size=${memory},share=${isShared ? 'on' : 'off'}`],
+    ...['-object', `${MEMORY_BACKENDS[options.memory ?? 'shared']},id=ram,size=${memory}`],
     ...['-smp', String(options.vcpus ?? 1)],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio'],
     ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArguments.filter(Boolean).join(' ')],
