@@ -31,7 +31,7 @@ export default async function introspect(args: readonly string[]): Promise<void>
     else if (part === 'host') await record(part, await wholeHost());
     else if (part === 'agreement') await record(part, await agreement(options));
     else if (part === 'memory') await record(part, await memoryGrowth());
-    else if (part === 'drag') await record(part, await drag());
+    else if (part === 'drag') await record(part, await drag(options));
     else throw new Error(`there is no part "${part}": ${PARTS.join(', ')}`);
   }
 }
