@@ -206,6 +206,7 @@ export class GuestWatch {
       machine: process.machine,
       ramBytes: process.ramBytes,
       maxRamBelow4gBytes: process.maxRamBelow4gBytes,
+      numaNodeBytes: process.numaNodeBytes,
       source: this.#vm.source,
       withServices: this.#vm.withServices,
       withDetails: this.#vm.withDetails,

@@ -21,12 +21,15 @@ export type SourceChoice = Exclude<Source, 'dump'>;
 
 const ERROR = { bytes: 512, status: 0, message: 4 } as const;
 const REQUEST = {
-  bytes: 536,
+  bytes: 672,
   cachePath: 40,
   cachePathBytes: 244,
   cacheOnly: 284,
   btfDirectory: 288,
   btfBytes: 248,
+  nodeCount: 536,
+  nodeBytes: 544,
+  maxNodes: 16,
 } as const;
 const REPORT = {
   bytes: 168,
@@ -52,6 +55,8 @@ export interface AttachRequest {
   readonly startTime: bigint;
   readonly machine: Machine;
   readonly ramBytes: number;
+  /** Where each NUMA node has a RAM block of its own: their sizes, in the nodes' order. */
+  readonly numaNodeBytes?: readonly number[];
   /** QEMU's machine option; null when it was not given. */
   readonly maxRamBelow4gBytes: number | null;
   readonly source: SourceChoice;
@@ -188,6 +193,11 @@ function encodeRequest(request: AttachRequest): Buffer {
   putPath(request.cachePath, REQUEST.cachePath, REQUEST.cachePathBytes);
   putPath(request.btfDirectory ?? null, REQUEST.btfDirectory, REQUEST.btfBytes);
   bytes.writeUInt32LE(request.cacheOnly ? 1 : 0, REQUEST.cacheOnly);
+  const nodes = request.numaNodeBytes ?? [];
+  bytes.writeUInt32LE(nodes.length, REQUEST.nodeCount);
+  for (const [index, size] of nodes.slice(0, REQUEST.maxNodes).entries()) {
+    bytes.writeBigUInt64LE(BigInt(size), REQUEST.nodeBytes + 8 * index);
+  }
   return bytes;
 }
 

@@ -15,6 +15,8 @@ export interface QemuCommandLine {
   readonly machine: Machine | null;
   readonly ramBytes: number | null;
   readonly maxRamBelow4gBytes: number | null;
+  /** Where NUMA nodes have RAM blocks of their own: the blocks' sizes, in the nodes' order. Empty: all RAM is one block. */
+  readonly numaNodeBytes: readonly number[];
   /** The guest's RAM is encrypted (SEV, TDX): it cannot be read from outside. */
   readonly isConfidential: boolean;
 }
@@ -51,6 +53,20 @@ function parseOption(value: string): { first: string; settings: Map<string, stri
   return { first, settings };
 }
 
+/** An -object that is a memory backend: "memory-backend-memfd,id=ram-node0,size=2G", or the same as JSON, as libvirt writes it. */
+function memoryBackend(value: string): { id: string; bytes: number | null } | null {
+  if (value.startsWith('{')) {
+    // QEMU has parsed it before us.
+    const { 'qom-type': type, id, size } = JSON.parse(value) as Readonly<Record<string, unknown>>;
+    if (!String(type).startsWith('memory-backend-') || typeof id !== 'string') return null;
+    return { id, bytes: typeof size === 'number' ? size : null };
+  }
+  const { first, settings } = parseOption(value);
+  const id = settings.get('id');
+  if (!first.startsWith('memory-backend-') || id === undefined) return null;
+  return { id, bytes: parseSize(settings.get('size') ?? '', 1) };
+}
+
 function machineOf(type: string): Machine | null {
   if (/^(q35|pc-q35-.*)$/.test(type)) return 'q35';
   if (/^(pc|pc-i440fx-.*|pc-\d.*)$/.test(type)) return 'i440fx';
@@ -65,6 +81,8 @@ export function parseQemuCommandLine(args: readonly string[]): QemuCommandLine {
   let ramBytes: number | null = DEFAULT_RAM_BYTES;
   let maxRamBelow4gBytes: number | null = null;
   let isConfidential = false;
+  const backends = new Map<string, number | null>();
+  const nodes: { readonly id: number; readonly backend: string }[] = [];
 
   for (let i = 1; i < args.length - 1; i++) {
     const option = args[i]?.replace(/^--?/, '');
@@ -80,6 +98,15 @@ export function parseQemuCommandLine(args: readonly string[]): QemuCommandLine {
       const size = first || (settings.get('size') ?? '');
       ramBytes = parseSize(size, 2 ** 20);
     }
+    if (option === 'object') {
+      const backend = memoryBackend(value);
+      if (backend) backends.set(backend.id, backend.bytes);
+    }
+    if (option === 'numa') {
+      const { first, settings } = parseOption(value);
+      const backend = settings.get('memdev');
+      if (first === 'node' && backend) nodes.push({ id: Number(settings.get('nodeid') ?? nodes.length), backend });
+    }
     if (option === 'machine' || option === 'M') {
       const { first, settings } = parseOption(value);
       const type = first || settings.get('type');
@@ -89,7 +116,9 @@ export function parseQemuCommandLine(args: readonly string[]): QemuCommandLine {
       if (settings.has('confidential-guest-support') || settings.has('memory-encryption')) isConfidential = true;
     }
   }
-  return { uuid, name, machine, ramBytes, maxRamBelow4gBytes, isConfidential };
+  const sizes = nodes.sort((a, b) => a.id - b.id).map(({ backend }) => backends.get(backend) ?? null);
+  const numaNodeBytes = sizes.length > 1 ? sizes.map((bytes) => bytes ?? 0) : [];
+  return { uuid, name, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes, isConfidential };
 }
 
 /** Fields of /proc/PID/stat behind the command, which may contain anything but a last parenthesis. */

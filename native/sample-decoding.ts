@@ -15,7 +15,7 @@ import type {
   VmIntrospection,
 } from '../model/usage.ts';
 
-export const ABI = 3;
+export const ABI = 4;
 
 /** enum ciel_status, by number. */
 const REASONS: readonly UnavailableReason[] = [

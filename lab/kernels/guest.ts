@@ -33,6 +33,8 @@ export interface KernelGuestOptions {
   /** What follows in -m: "slots=4,maxmem=4G". */
   readonly memoryOptions?: string;
   readonly vcpus?: number;
+  /** So many NUMA nodes of equal size, each a RAM block of its own; default: all RAM is one block. */
+  readonly numaNodes?: number;
   readonly machine?: 'q35' | 'pc';
   /** What follows in -machine: "max-ram-below-4g=1G". */
   readonly machineOptions?: string;
@@ -143,7 +145,18 @@ interface Machine {
 
 function qemuCommand(options: KernelGuestOptions, { image, accelerator, directory, disk, uuid }: Machine): string[] {
   const memory = `${options.memoryMiB ?? 512}M`;
-  const machine = [options.machine ?? 'q35', 'memory-backend=ram', options.machineOptions].filter(Boolean).join(',');
+  const { numaNodes = 0 } = options;
+  const ownBackend = numaNodes === 0 ? 'memory-backend=ram' : '';
+  const machine = [options.machine ?? 'q35', ownBackend, options.machineOptions].filter(Boolean).join(',');
+  const backend = (id: string, size: string) => [
+    '-object',
+    `${MEMORY_BACKENDS[options.memory ?? 'shared']},id=${id},size=${size}`,
+  ];
+  const nodeSize = `${(options.memoryMiB ?? 512) / (numaNodes || 1)}M`;
+  const nodes = Array.from({ length: numaNodes }, (_, node) => [
+    ...backend(`node${node}`, nodeSize),
+    ...['-numa', `node,nodeid=${node},memdev=node${node}`],
+  ]);
   const kernelArguments = [
     // The clock of an emulated processor is unreliable, and its mitigations are slow for nothing.
     ...['console=ttyS0', 'quiet', 'mitigations=off', 'tsc=reliable', 'panic=-1'],
@@ -154,7 +167,7 @@ function qemuCommand(options: KernelGuestOptions, { image, accelerator, director
     'qemu-system-x86_64',
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg', '-cpu', options.cpu ?? 'max', '-uuid', uuid],
     ...['-machine', machine, '-m', [memory, options.memoryOptions].filter(Boolean).join(',')],
-    ...['-object', `${MEMORY_BACKENDS[options.memory ?? 'shared']},id=ram,size=${memory}`],
+    ...(numaNodes === 0 ? backend('ram', memory) : nodes.flat()),
     ...['-smp', String(options.vcpus ?? 1)],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio'],
     ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArguments.filter(Boolean).join(' ')],

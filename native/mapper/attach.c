@@ -43,6 +43,7 @@ static const struct ciel_slot_desc core_descriptors[CIEL_CORE_SLOTS] = {
 	[CIEL_CORE_PAGE_OFFSET_BASE] = { CIEL_SLOT_SYMBOL, "", "page_offset_base" },
 	[CIEL_CORE_VMALLOC_BASE] = { CIEL_SLOT_SYMBOL, "", "vmalloc_base" },
 	[CIEL_CORE_IOMEM_RESOURCE] = { CIEL_SLOT_SYMBOL, "", "iomem_resource" },
+	[CIEL_CORE_NODE_DATA] = { CIEL_SLOT_SYMBOL, "", "node_data" },
 	[CIEL_CORE_TASK_COMM] = { CIEL_SLOT_FIELD_OFFSET, "task_struct", "comm" },
 	[CIEL_CORE_TASK_CANARY] = { CIEL_SLOT_FIELD_OFFSET, "task_struct", "stack_canary" },
 	[CIEL_CORE_RESOURCE_START] = { CIEL_SLOT_FIELD_OFFSET, "resource", "start" },
@@ -50,6 +51,7 @@ static const struct ciel_slot_desc core_descriptors[CIEL_CORE_SLOTS] = {
 	[CIEL_CORE_RESOURCE_NAME] = { CIEL_SLOT_FIELD_OFFSET, "resource", "name" },
 	[CIEL_CORE_RESOURCE_SIBLING] = { CIEL_SLOT_FIELD_OFFSET, "resource", "sibling" },
 	[CIEL_CORE_RESOURCE_CHILD] = { CIEL_SLOT_FIELD_OFFSET, "resource", "child" },
+	[CIEL_CORE_NODE_ID] = { CIEL_SLOT_FIELD_OFFSET, "pglist_data", "node_id" },
 };
 
 const struct ciel_slot_desc *ciel_all_descriptors(uint32_t *ret_count)

@@ -14,31 +14,73 @@ uint32_t ciel_abi(void)
 	return CIEL_ABI;
 }
 
-static enum ciel_status open_source(const struct ciel_attach_request *request, struct ciel_source **ret,
-				    uint32_t *ret_kind, struct ciel_error *error)
+static enum ciel_status open_block(const struct ciel_attach_request *request, const struct ciel_ram_block *block,
+				   struct ciel_source **ret, uint32_t *ret_kind, struct ciel_error *error)
 {
 	_cleanup_(ciel_process_close) struct ciel_process process = { .pidfd = -1 };
-	struct ciel_ram_block block;
 	enum ciel_status status = ciel_process_open((int)request->pid, request->start_time, &process, error);
 
-	if (!status)
-		status = ciel_ram_block_find(&process, request->ram_bytes, &block, error);
 	if (status)
 		return status;
 	if (request->source == CIEL_SOURCE_AUTO || request->source == CIEL_SOURCE_MAPPED) {
-		status = ciel_source_open_mapped(&process, &block, ret, error);
+		status = ciel_source_open_mapped(&process, block, ret, error);
 		*ret_kind = CIEL_SOURCE_MAPPED;
 		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_MAPPED)
 			return status;
 	}
 	if (request->source != CIEL_SOURCE_PROCESS) {
-		status = ciel_source_open_file(&process, &block, ret, error);
+		status = ciel_source_open_file(&process, block, ret, error);
 		*ret_kind = CIEL_SOURCE_FILE;
 		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_FILE)
 			return status;
 	}
 	*ret_kind = CIEL_SOURCE_PROCESS;
-	return ciel_source_open_process(&process, &block, ret, error);
+	return ciel_source_open_process(&process, block, ret, error);
+}
+
+/* upward, *ret_is_guess: see ciel_ram_blocks_find(). */
+static enum ciel_status open_source(const struct ciel_attach_request *request, int upward, struct ciel_source **ret,
+				    uint32_t *ret_kind, int *ret_is_guess, struct ciel_error *error)
+{
+	_cleanup_(ciel_process_close) struct ciel_process process = { .pidfd = -1 };
+	struct ciel_ram_block blocks[CIEL_MAX_NODES];
+	struct ciel_source *parts[CIEL_MAX_NODES] = { NULL };
+	int is_one = request->node_count == 0;
+	uint32_t count = is_one ? 1 : request->node_count, opened = 0;
+	enum ciel_status status = ciel_process_open((int)request->pid, request->start_time, &process, error);
+
+	if (!status)
+		status = ciel_ram_blocks_find(&process, is_one ? &request->ram_bytes : request->node_bytes, count, upward, blocks,
+					      ret_is_guess, error);
+	for (; !status && opened < count; opened++) {
+		status = open_block(request, &blocks[opened], &parts[opened], ret_kind, error);
+		if (status)
+			break;
+	}
+	if (!status && is_one)
+		*ret = ciel_take(parts[0]);
+	else if (!status)
+		status = ciel_source_open_joined(parts, count, ret, error);
+	for (uint32_t i = 0; status && i < opened; i++)
+		ciel_source_destroy(parts[i]);
+	return status;
+}
+
+/* Whether the nodes' blocks are as many as there is room for, and make up the RAM. */
+static enum ciel_status check_nodes(const struct ciel_attach_request *request, struct ciel_error *error)
+{
+	uint64_t sum = 0;
+
+	if (request->node_count > CIEL_MAX_NODES)
+		return ciel_fail(error, CIEL_UNSUPPORTED, "%u NUMA nodes; at most %d are read", request->node_count, CIEL_MAX_NODES);
+	for (uint32_t i = 0; i < request->node_count; i++) {
+		if (__builtin_add_overflow(sum, request->node_bytes[i], &sum))
+			return ciel_fail(error, CIEL_BAD_ARGUMENT, "NUMA nodes of more bytes than there can be");
+	}
+	if (request->node_count > 0 && sum != request->ram_bytes)
+		return ciel_fail(error, CIEL_UNSUPPORTED, "NUMA nodes of %llu bytes, and RAM of %llu", (unsigned long long)sum,
+				 (unsigned long long)request->ram_bytes);
+	return CIEL_OK;
 }
 
 static uint64_t now_ns(void)
@@ -58,51 +100,79 @@ static void complete_report(struct ciel_attach_report *report, const struct ciel
 	report->total_ns = now_ns() - start;
 }
 
-int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret, struct ciel_attach_report *report,
-		    struct ciel_error *error)
+struct attach_paths {
+	char cache[244];
+	char btf[248];
+};
+
+static enum ciel_status attach_to(const struct ciel_attach_request *request, const struct attach_paths *paths,
+				  const struct ciel_layout *layout, int upward, int *ret_is_guess, struct ciel_guest **ret,
+				  struct ciel_attach_report *report, struct ciel_error *error)
 {
-	uint64_t start = now_ns();
-	struct ciel_layout layout;
 	_cleanup_(ciel_source_cleanup) struct ciel_source *source = NULL;
 	struct ciel_guest *guest = NULL;
-	char cache_path[sizeof(request->cache_path)], btf_directory[sizeof(request->btf_directory)];
+	enum ciel_status status = open_source(request, upward, &source, &report->source, ret_is_guess, error);
 
-	*ret = NULL;
-	*report = (struct ciel_attach_report){ 0 };
-	*error = (struct ciel_error){ 0 };
-	memcpy(cache_path, request->cache_path, sizeof(cache_path));
-	cache_path[sizeof(cache_path) - 1] = '\0';
-	memcpy(btf_directory, request->btf_directory, sizeof(btf_directory));
-	btf_directory[sizeof(btf_directory) - 1] = '\0';
-
-	enum ciel_status status = ciel_layout_of_qemu((enum ciel_machine)request->machine, request->ram_bytes,
-						      request->max_ram_below_4g, &layout, error);
-	if (!status)
-		status = open_source(request, &source, &report->source, error);
 	if (status)
 		return status;
-
-	if (cache_path[0] && ciel_guest_load(cache_path, source, &layout, &guest, error) == CIEL_OK)
+	report->from_cache = 0;
+	if (paths->cache[0] && ciel_guest_load(paths->cache, source, layout, &guest, error) == CIEL_OK)
 		report->from_cache = 1;
 	else if (request->cache_only)
 		status = (enum ciel_status)error->status;
 	else
-		status = ciel_guest_attach(source, &layout, btf_directory, &guest, report, error);
+		status = ciel_guest_attach(source, layout, paths->btf, &guest, report, error);
 	/* What was read of a process that ended meanwhile may be another's. */
 	if (ciel_source_alive(source, error) != CIEL_OK) {
 		if (guest)
 			source = NULL; /* the guest owns it */
 		ciel_guest_destroy(guest);
+		*ret_is_guess = 0;
 		return error->status;
 	}
 	if (status)
 		return status;
 	source = NULL;
+	*ret = guest;
+	return CIEL_OK;
+}
+
+int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret, struct ciel_attach_report *report,
+		    struct ciel_error *error)
+{
+	uint64_t start = now_ns();
+	struct ciel_layout layout;
+	struct ciel_guest *guest = NULL;
+	struct attach_paths paths;
+	int is_guess;
+
+	*ret = NULL;
+	*report = (struct ciel_attach_report){ 0 };
+	*error = (struct ciel_error){ 0 };
+	snprintf(paths.cache, sizeof(paths.cache), "%.*s", (int)sizeof(request->cache_path) - 1, request->cache_path);
+	snprintf(paths.btf, sizeof(paths.btf), "%.*s", (int)sizeof(request->btf_directory) - 1, request->btf_directory);
+
+	enum ciel_status status = check_nodes(request, error);
+	if (!status)
+		status = ciel_layout_of_qemu((enum ciel_machine)request->machine, request->ram_bytes, request->max_ram_below_4g,
+					     &layout, error);
+	if (status)
+		return status;
+	layout.nodes = request->node_count;
+	status = attach_to(request, &paths, &layout, 0, &is_guess, &guest, report, error);
+	if (status && is_guess) {
+		struct ciel_error other;
+		/* The first order's failure is told, unless the other one holds. */
+		if (attach_to(request, &paths, &layout, 1, &is_guess, &guest, report, &other) == CIEL_OK)
+			status = CIEL_OK;
+	}
+	if (status)
+		return status;
 
 	/* A cache that cannot be written costs the next attach its time, not this one its result. */
 	struct ciel_error ignored;
-	if (cache_path[0] && !report->from_cache)
-		ciel_guest_save(guest, cache_path, &ignored);
+	if (paths.cache[0] && !report->from_cache)
+		ciel_guest_save(guest, paths.cache, &ignored);
 	guest->with_services = request->with_services != 0;
 	guest->detail = request->detail != 0;
 	complete_report(report, guest, start);

@@ -20,7 +20,7 @@
 
 #define CIEL_API __attribute__((visibility("default")))
 
-enum { CIEL_ABI = 3 };
+enum { CIEL_ABI = 4 };
 
 struct ciel_guest;
 
@@ -31,6 +31,8 @@ enum ciel_source_choice {
 	CIEL_SOURCE_FILE = 3,
 	CIEL_SOURCE_DUMP = 4, /* only ciel_attach_dump()'s answer */
 };
+
+enum { CIEL_MAX_NODES = 16 };
 
 struct ciel_attach_request {
 	uint32_t pid;
@@ -46,8 +48,11 @@ struct ciel_attach_request {
 	uint32_t cache_only; /* STALE instead of an attach that takes long */
 	/* Where detached BTF files are, for kernels that carry no types (types/detached.h); empty: nowhere. */
 	char btf_directory[248];
+	/* The sizes of the RAM blocks where each NUMA node has one of its own, in the nodes' order; none: all RAM is one block. */
+	uint32_t node_count;
+	uint64_t node_bytes[CIEL_MAX_NODES];
 };
-_Static_assert(sizeof(struct ciel_attach_request) == 536, "the FFI border");
+_Static_assert(sizeof(struct ciel_attach_request) == 672, "the FFI border");
 
 struct ciel_attach_report {
 	uint32_t source; /* enum ciel_source_choice, not AUTO */

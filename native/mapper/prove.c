@@ -50,11 +50,38 @@ static enum ciel_status prove_first_task(struct ciel_guest *guest, struct ciel_e
 	return CIEL_OK;
 }
 
+/*
+ * That each node's RAM is the node's: what the kernel keeps of a node lies in it, with its number (x86's alloc_node_data()).
+ * A guest that was told to see no nodes has nothing to compare.
+ */
+static enum ciel_status prove_nodes(struct ciel_guest *guest, struct ciel_error *error)
+{
+	uint64_t nodes = ciel_core_value(guest, CIEL_CORE_NODE_DATA);
+	const struct ciel_slot *id = ciel_core_slot(guest, CIEL_CORE_NODE_ID);
+
+	for (uint32_t i = 0; nodes && id->available && i < guest->layout.nodes; i++) {
+		uint64_t node;
+		uint32_t found;
+		enum ciel_status status = ciel_space_read(&guest->space, nodes + i * sizeof(node), &node, sizeof(node), error);
+
+		if (!status && node)
+			status = ciel_space_read(&guest->space, node + id->value, &found, sizeof(found), error);
+		if (status)
+			return ciel_context(error, "reading node_data[%u]", i);
+		if (node && found != i)
+			return ciel_fail(error, CIEL_STALE, "node_data[%u] has the number %u: the RAM of NUMA nodes is mixed up", i,
+					 found);
+	}
+	return CIEL_OK;
+}
+
 enum ciel_status ciel_guest_prove(struct ciel_guest *guest, struct ciel_error *error)
 {
 	enum ciel_status status = prove_banner(guest, error);
 
-	return status ? status : prove_first_task(guest, error);
+	if (!status)
+		status = prove_first_task(guest, error);
+	return status ? status : prove_nodes(guest, error);
 }
 
 /* A variable of the kernel's image, or 0: kernels without KASLR for memory regions have none of them. */

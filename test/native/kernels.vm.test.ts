@@ -28,7 +28,7 @@ const SETTLING_MS = 2000;
 const FEW: readonly KernelGuestOptions[] = [
   { kernel: '5.10', flavour: 'cloud', cgroups: 'v1', cpu: 'qemu64', machine: 'pc', memoryMiB: 3840 },
   { kernel: '6.1', flavour: 'cloud', cgroups: 'hybrid', append: 'nokaslr', memoryMiB: 6144 },
-  { kernel: '6.12', flavour: 'cloud', cgroups: 'v2', cpu: 'qemu64', vcpus: 2, memory: 'private' },
+  { kernel: '6.12', flavour: 'cloud', cgroups: 'v2', cpu: 'qemu64', vcpus: 2, memory: 'private', numaNodes: 2 },
   { kernel: 'newest', flavour: 'cloud', cgroups: 'v2' },
 ];
 /** Bullseye's archive has no real-time flavour of its last kernel. */
@@ -49,7 +49,7 @@ const titleOf = (options: KernelGuestOptions): string => Object.values(options).
 async function attachTo(guest: KernelGuest): Promise<Guest> {
   const qemu = await readQemu(guest.pid);
   if (qemu?.machine == null || qemu.ramBytes === null) throw new Error(`process ${guest.pid} is no QEMU that is known`);
-  const { pid, startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
+  const { pid, startTime, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes } = qemu;
   const choice = {
     source: 'auto',
     withServices: false,
@@ -57,7 +57,7 @@ async function attachTo(guest: KernelGuest): Promise<Guest> {
     cachePath: null,
     btfDirectory: null,
   } as const;
-  return attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, ...choice });
+  return attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes, ...choice });
 }
 
 /** Looks at the guest several times, between two readings of its own files each. */

@@ -267,11 +267,46 @@ static struct ciel_process open_process(const struct pretender *pretender)
 
 static struct ciel_ram_block find_block(const struct ciel_process *process)
 {
+	static const uint64_t size = SIZE;
 	struct ciel_ram_block block;
 	struct ciel_error error = { 0 };
+	int is_guess;
 
-	CHECK(ciel_ram_block_find(process, SIZE, &block, &error) == CIEL_OK);
+	CHECK(ciel_ram_blocks_find(process, &size, 1, 0, &block, &is_guess, &error) == CIEL_OK);
 	return block;
+}
+
+/* Blocks of one size, a NUMA node each, are told apart by their addresses alone. */
+static void test_nodes(void)
+{
+	enum { NODES = 3, NODE = 77 * CIEL_PAGE_SIZE, OTHER = 93 * CIEL_PAGE_SIZE };
+	static const uint64_t sizes[NODES] = { NODE, OTHER, NODE }, four[] = { NODE, NODE, NODE };
+	struct ciel_ram_block down[NODES], up[NODES];
+	struct ciel_error error = { 0 };
+	struct ciel_process process;
+	uint8_t *room = mmap(NULL, 512 * CIEL_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *low = room + CIEL_PAGE_SIZE, *middle = low + NODE + CIEL_PAGE_SIZE, *high = middle + OTHER + CIEL_PAGE_SIZE;
+	int is_guess;
+
+	CHECK(room != MAP_FAILED);
+	CHECK(mprotect(low, NODE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(mprotect(middle, OTHER, PROT_READ | PROT_WRITE) == 0);
+	CHECK(mprotect(high, NODE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(ciel_process_open(getpid(), 0, &process, &error) == CIEL_OK);
+	CHECK(ciel_ram_blocks_find(&process, sizes, NODES, 0, down, &is_guess, &error) == CIEL_OK);
+	CHECK(is_guess);
+	CHECK(ciel_ram_blocks_find(&process, sizes, NODES, 1, up, &is_guess, &error) == CIEL_OK);
+	CHECK_EQUAL(down[0].address, (uintptr_t)high);
+	CHECK_EQUAL(down[1].address, (uintptr_t)middle);
+	CHECK_EQUAL(down[2].address, (uintptr_t)low);
+	CHECK_EQUAL(up[0].address, (uintptr_t)low);
+	CHECK_EQUAL(up[1].address, (uintptr_t)middle);
+	CHECK_EQUAL(up[2].address, (uintptr_t)high);
+	CHECK(ciel_ram_blocks_find(&process, sizes + 1, 1, 0, down, &is_guess, &error) == CIEL_OK);
+	CHECK(!is_guess);
+	CHECK(ciel_ram_blocks_find(&process, four, NODES, 0, down, &is_guess, &error) == CIEL_UNSUPPORTED);
+	ciel_process_close(&process);
+	munmap(room, 512 * CIEL_PAGE_SIZE);
 }
 
 static struct ciel_source *open_shared(const struct pretender *pretender,
@@ -554,11 +589,15 @@ int main(void)
 	struct ciel_source *source;
 	const uint32_t resident = PAGES / PRESENT_EVERY;
 
+	test_nodes();
+
 	struct pretender shared = pretend(SEALED_MEMFD);
 	struct ciel_process process = open_process(&shared);
 	struct ciel_ram_block block = find_block(&process);
 	CHECK(block.inode != 0);
-	CHECK(ciel_ram_block_find(&process, SIZE + CIEL_PAGE_SIZE, &block, &error) == CIEL_UNSUPPORTED);
+	static const uint64_t another = SIZE + CIEL_PAGE_SIZE;
+	int is_guess;
+	CHECK(ciel_ram_blocks_find(&process, &another, 1, 0, &block, &is_guess, &error) == CIEL_UNSUPPORTED);
 	ciel_process_close(&process);
 	CHECK(ciel_process_open(shared.pid, 12345, &process, &error) == CIEL_PROCESS_GONE); /* another's start time */
 	suite("mapped", &shared, open_shared(&shared, ciel_source_open_mapped), resident);

@@ -26,6 +26,34 @@ describe('a QEMU command line', () => {
     expect(parseQemuCommandLine(['qemu', '-name', 'plain', ''])).toMatchObject({ name: 'plain', uuid: null });
   });
 
+  it('gives the RAM blocks of NUMA nodes, in the nodes’ order, also as libvirt writes them', () => {
+    const json = (id: string, size: number) =>
+      JSON.stringify({ 'qom-type': 'memory-backend-memfd', id, share: true, size });
+    const libvirt = ['qemu', '-object', json('ram-node0', 2 ** 30), '-numa', 'node,nodeid=0,cpus=0-1,memdev=ram-node0'];
+    expect(parseQemuCommandLine([...libvirt, '']).numaNodeBytes).toEqual([]);
+    const second = ['-object', json('ram-node1', 2 ** 31), '-numa', 'node,nodeid=1,memdev=ram-node1'];
+    expect(parseQemuCommandLine([...libvirt, ...second, '']).numaNodeBytes).toEqual([2 ** 30, 2 ** 31]);
+    const byHand = [
+      '-object',
+      'memory-backend-ram,id=b,size=512M',
+      '-object',
+      'memory-backend-ram,id=a,size=1G',
+      '-numa',
+    ];
+    const swapped = [
+      ...byHand,
+      'node,nodeid=1,memdev=a',
+      '-numa',
+      'node,nodeid=0,memdev=b',
+      '-numa',
+      'node,nodeid=2',
+      '',
+    ];
+    expect(parseQemuCommandLine(['qemu', ...swapped]).numaNodeBytes).toEqual([2 ** 29, 2 ** 30]);
+    const other = ['-object', '{"qom-type":"secret","id":"master"}', '-numa', 'node,mem=512', ''];
+    expect(parseQemuCommandLine(['qemu', ...other]).numaNodeBytes).toEqual([]);
+  });
+
   it('gives the limit of RAM below 4 GiB, and encryption', () => {
     const limited = ['qemu', '-machine', 'q35,max-ram-below-4g=1G', ''];
     expect(parseQemuCommandLine(limited)).toMatchObject({ maxRamBelow4gBytes: 2 ** 30, isConfidential: false });

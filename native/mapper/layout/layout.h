@@ -22,6 +22,7 @@ struct ciel_range {
 struct ciel_layout {
 	struct ciel_range ranges[CIEL_MAX_RANGES];
 	uint32_t count;
+	uint32_t nodes; /* NUMA nodes whose RAM lies one behind the other in the source, in an order to be proved; 0: one block */
 };
 
 enum ciel_machine {

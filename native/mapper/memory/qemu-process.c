@@ -108,8 +108,37 @@ static int continues(const struct maps_run *run, const struct maps_line *next)
 	       (next->inode == last->inode && next->offset == last->offset + (last->end - last->start));
 }
 
-enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_t size, struct ciel_ram_block *ret,
-				     struct ciel_error *error)
+/* More than NUMA nodes of one size; what lies beyond is none. */
+enum { MAX_ALIKE = 64 };
+
+/* The blocks of one size, upward by address. */
+struct alike {
+	struct ciel_ram_block blocks[MAX_ALIKE];
+	uint32_t count;
+};
+
+/* Something else may end just where the RAM begins, so the RAM is any tail of the run. */
+static void add_tails(struct alike *alike, const struct maps_run *run, uint64_t size)
+{
+	uint64_t end = run->lines[run->count - 1].end;
+
+	for (uint32_t i = 0; i < run->count; i++) {
+		const struct maps_line *first = &run->lines[i];
+		if (end - first->start != size || alike->count == MAX_ALIKE)
+			continue;
+		alike->blocks[alike->count++] = (struct ciel_ram_block){
+			.address = first->start,
+			.size = size,
+			.file_offset = first->offset,
+			.inode = first->shared ? first->inode : 0,
+			.device_major = first->major,
+			.device_minor = first->minor,
+		};
+	}
+}
+
+static enum ciel_status find_alike(const struct ciel_process *process, uint64_t size, struct alike *ret,
+				   struct ciel_error *error)
 {
 	enum { MAX_LINES = 100000 };
 	char path[64], text[4096];
@@ -121,9 +150,8 @@ enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_
 
 	struct maps_run run = { .count = 0 };
 	uint64_t largest = 0;
-	int found = 0;
 
-	for (int number = 0; number < MAX_LINES && !found && fgets(text, sizeof(text), file); number++) {
+	for (int number = 0; number < MAX_LINES && fgets(text, sizeof(text), file); number++) {
 		struct maps_line line;
 
 		if (!parse_maps_line(text, &line) || !line.writable) {
@@ -135,27 +163,34 @@ enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_
 		run.lines[run.count++] = line;
 		if (line.end - line.start > largest)
 			largest = line.end - line.start;
-
-		/* Something else may end just where the RAM begins, so the RAM is any tail of the run. */
-		for (uint32_t i = 0; i < run.count && !found; i++) {
-			const struct maps_line *first = &run.lines[i];
-			if (line.end - first->start != size)
-				continue;
-			found = 1;
-			*ret = (struct ciel_ram_block){
-				.address = first->start,
-				.size = size,
-				.file_offset = first->offset,
-				.inode = first->shared ? first->inode : 0,
-				.device_major = first->major,
-				.device_minor = first->minor,
-			};
-		}
+		add_tails(ret, &run, size);
 	}
 	fclose(file);
-	if (!found)
+	if (ret->count == 0)
 		return ciel_fail(error, CIEL_UNSUPPORTED,
 				 "process %d has no RAM block of %" PRIu64 " bytes (its largest mapping has %" PRIu64 ")",
 				 process->pid, size, largest);
+	return CIEL_OK;
+}
+
+enum ciel_status ciel_ram_blocks_find(const struct ciel_process *process, const uint64_t *sizes, uint32_t count, int upward,
+				      struct ciel_ram_block *ret, int *ret_is_guess, struct ciel_error *error)
+{
+	*ret_is_guess = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		struct alike alike = { .count = 0 };
+		uint32_t rank = 0;
+
+		for (uint32_t j = 0; j < i; j++)
+			rank += sizes[j] == sizes[i];
+		enum ciel_status status = find_alike(process, sizes[i], &alike, error);
+		if (status)
+			return status;
+		if (rank >= alike.count)
+			return ciel_fail(error, CIEL_UNSUPPORTED, "process %d has only %u RAM blocks of %" PRIu64 " bytes",
+					 process->pid, alike.count, sizes[i]);
+		*ret_is_guess |= alike.count > 1;
+		ret[i] = alike.blocks[upward ? rank : alike.count - 1 - rank];
+	}
 	return CIEL_OK;
 }

@@ -128,7 +128,7 @@ void ciel_process_close(struct ciel_process *process);
 enum ciel_status ciel_process_alive(const struct ciel_process *process, struct ciel_error *error);
 
 /*
- * The RAM block of a QEMU process, from /proc/PID/maps: one mapping (or a run of adjoining ones) of exactly `size` bytes.
+ * A RAM block of a QEMU process, from /proc/PID/maps: one mapping (or a run of adjoining ones) of exactly `size` bytes.
  * Shared mappings carry the inode and offset of the file that backs them; a private one is reached by its address only,
  * whatever file is behind it: after copy-on-write the file holds something else.
  */
@@ -140,8 +140,13 @@ struct ciel_ram_block {
 	uint32_t device_major, device_minor;
 };
 
-enum ciel_status ciel_ram_block_find(const struct ciel_process *process, uint64_t size, struct ciel_ram_block *ret,
-				     struct ciel_error *error);
+/*
+ * The blocks of these sizes, one a NUMA node or just one. Which of several of one size is which no file says: QEMU maps one
+ * after the other, as a rule from higher addresses to lower ones. *ret_is_guess: there were several of one size, and
+ * `upward` is worth a try when the guest's memory disproves this order.
+ */
+enum ciel_status ciel_ram_blocks_find(const struct ciel_process *process, const uint64_t *sizes, uint32_t count, int upward,
+				      struct ciel_ram_block *ret, int *ret_is_guess, struct ciel_error *error);
 
 /* Takes over the process on success. UNSUPPORTED when the block is not a sealed shared file: use the process instead. */
 enum ciel_status ciel_source_open_mapped(struct ciel_process *process, const struct ciel_ram_block *block,
