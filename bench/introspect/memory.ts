@@ -13,6 +13,7 @@ import { bootKernelGuest, type GuestMemory, type KernelGuest } from '../../lab/k
 import { attach, type Guest } from '../../native/mapper.ts';
 import { connectQmp, type QmpConnection } from '../../test/guest-disk/qemu.ts';
 import { spread } from '../measure.ts';
+import { sleep } from './part.ts';
 import { requestOf } from './request.ts';
 
 const MEMORY_MIB = 512;
@@ -109,7 +110,7 @@ async function readRunning(guest: KernelGuest, reader: Guest) {
     const took = performance.now() - start;
     sampled.push((await allocated(guest.pid)) - before);
     before = await allocated(guest.pid);
-    await pause(took);
+    await sleep(took);
     alone.push((await allocated(guest.pid)) - before);
   }
   return { sampledBytes: spread(sampled), aloneBytes: spread(alone) };
@@ -118,7 +119,7 @@ async function readRunning(guest: KernelGuest, reader: Guest) {
 async function sample(reader: Guest, count: number): Promise<void> {
   for (let i = 1; i <= count; i++) {
     reader.sampleRaw();
-    if (i % BREATH_EVERY === 0) await pause(1);
+    if (i % BREATH_EVERY === 0) await sleep(1);
   }
 }
 
@@ -135,9 +136,9 @@ async function inflate(qmp: QmpConnection, mebibytes: number): Promise<void> {
     const { return: found } = (await qmp.monitor({ execute: 'query-balloon' })) as { return?: { actual: number } };
     if (found?.actual === wanted) break;
     if (performance.now() > deadline) throw new Error(`the balloon left ${found?.actual} bytes, not ${wanted}`);
-    await pause(200);
+    await sleep(200);
   }
-  await pause(SETTLING_MS);
+  await sleep(SETTLING_MS);
 }
 
 /**
@@ -172,5 +173,3 @@ async function withHugePages<T>(work: () => Promise<T>): Promise<T> {
     await writeFile(POOL, String(had));
   }
 }
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
