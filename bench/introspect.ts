@@ -21,6 +21,8 @@ import { writeResults } from './measure.ts';
 
 const PARTS = ['live', 'hundred', 'host', 'agreement', 'memory', 'drag'] as const;
 
+const RESULTS = join(import.meta.dirname, 'results/introspect.json');
+
 export default async function introspect(args: readonly string[]): Promise<void> {
   const first = args.findIndex((arg) => arg.startsWith('--'));
   const named = first < 0 ? args : args.slice(0, first);
@@ -29,19 +31,20 @@ export default async function introspect(args: readonly string[]): Promise<void>
     if (part === 'live') await record(part, await live());
     else if (part === 'hundred') await record(part, await hundred());
     else if (part === 'host') await record(part, await wholeHost());
-    else if (part === 'agreement') await record(part, await agreement(options));
+    else if (part === 'agreement') await record(part, await agreement(options, (results) => record(part, results)));
     else if (part === 'memory') await record(part, await memoryGrowth());
     else if (part === 'drag') await record(part, await drag(options));
     else throw new Error(`there is no part "${part}": ${PARTS.join(', ')}`);
+    console.log(`${part}: written to ${RESULTS}`);
   }
 }
 
 /** Beside what other parts, and other guests of this part, have measured: runs of an hour go on meanwhile. */
 async function record(part: string, result: Readonly<Record<string, unknown>>): Promise<void> {
-  const text = await readFile(join(import.meta.dirname, 'results/introspect.json'), 'utf8').catch(() => '{}');
+  const text = await readFile(RESULTS, 'utf8').catch(() => '{}');
   const known = Object.entries(JSON.parse(text) as Record<string, unknown>);
   const results = Object.fromEntries(known.filter(([name]) => PARTS.some((one) => one === name)));
   const before = part === 'agreement' ? (results[part] as object | undefined) : undefined;
   results[part] = { ...before, ...result };
-  console.log(`written to ${await writeResults('introspect', results)}`);
+  await writeResults('introspect', results);
 }

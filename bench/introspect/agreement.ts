@@ -13,6 +13,8 @@ import { requestOf } from './request.ts';
 
 const DEFAULT_MINUTES = 10;
 const SHOWN_EVERY_MS = 60_000;
+/** A machine that is busy with other things may leave a guest without a core for long. */
+const ANSWER_LIMIT_MS = 600_000;
 const SOURCES = ['mapped', 'process'] as const;
 
 function chosen<T extends string>(
@@ -26,8 +28,13 @@ function chosen<T extends string>(
   return found;
 }
 
-/** Results by kernel and cgroup version. */
-export async function agreement(args: readonly string[]): Promise<Record<string, unknown>> {
+type Results = Record<string, unknown>;
+
+/** Told of what there is so far, by kernel and cgroup version, each minute: a run of an hour may end early. */
+export async function agreement(
+  args: readonly string[],
+  progress: (results: Results) => Promise<void>,
+): Promise<Results> {
   const { values } = parseArgs({
     args: [...args],
     options: {
@@ -40,18 +47,33 @@ export async function agreement(args: readonly string[]): Promise<Record<string,
   });
   const minutes = Number(values.minutes ?? DEFAULT_MINUTES);
   const seed = Number(values.seed ?? 1);
-  const results: Record<string, unknown> = {};
+  const vcpus = Number(values.vcpus ?? 1);
+  const results: Results = {};
   for (const kernel of chosen(KERNEL_NAMES, values.kernel, KERNEL_NAMES))
     for (const cgroups of chosen(CGROUP_SETUPS, values.cgroups, ['v2']))
-      results[`${kernel}, ${cgroups}`] = await oneKernel(kernel, cgroups, minutes, seed, Number(values.vcpus ?? 1));
+      await oneKernel({ kernel, cgroups, vcpus }, minutes, seed, async (report) => {
+        results[`${kernel}, ${cgroups}`] = report;
+        await progress(results);
+      });
   return results;
 }
 
-async function oneKernel(kernel: KernelName, cgroups: CgroupSetup, minutes: number, seed: number, vcpus: number) {
-  const guest = await bootKernelGuest({ kernel, cgroups, vcpus, append: 'psi=1' });
+interface Chosen {
+  readonly kernel: KernelName;
+  readonly cgroups: CgroupSetup;
+  readonly vcpus: number;
+}
+
+async function oneKernel(
+  wanted: Chosen,
+  minutes: number,
+  seed: number,
+  tell: (report: Results) => Promise<void>,
+): Promise<void> {
+  const guest = await bootKernelGuest({ ...wanted, append: 'psi=1', answerLimitMs: ANSWER_LIMIT_MS });
   const readers: Reader[] = [];
   const ram = await ramFile(guest.pid);
-  const ramBytes = { beforeAttach: await allocatedBytes(ram) };
+  const beforeAttach = await allocatedBytes(ram);
   try {
     const request = { ...(await requestOf(guest.pid)), withDetails: true };
     for (const source of SOURCES) readers.push({ name: source, guest: attach({ ...request, source }) });
@@ -60,24 +82,21 @@ async function oneKernel(kernel: KernelName, cgroups: CgroupSetup, minutes: numb
     await trial.start();
     const start = performance.now();
     const passed = () => (performance.now() - start) / 60_000;
+    const report = async () => {
+      const guestRamAllocatedBytes = { beforeAttach, afterAttach, now: await allocatedBytes(ram) };
+      const run = { release: guest.image.release, vcpus: wanted.vcpus, minutes: passed(), seed };
+      await tell({ ...run, ...trial.report(), guestRamAllocatedBytes });
+      const title = `${wanted.kernel}, ${wanted.cgroups}, after ${passed().toFixed(1)} min`;
+      console.log(`${title}: ${summary(trial.report())}`);
+    };
     let shown = start;
     while (passed() < minutes) {
       await trial.round();
       if (performance.now() - shown < SHOWN_EVERY_MS) continue;
       shown = performance.now();
-      console.log(`${kernel}, ${cgroups}, after ${passed().toFixed(1)} min: ${summary(trial.report())}`);
+      await report();
     }
-    const report = trial.report();
-
-    const allocated = { ...ramBytes, afterAttach, atTheEnd: await allocatedBytes(ram) };
-    return {
-      release: guest.image.release,
-      vcpus,
-      minutes: passed(),
-      seed,
-      ...report,
-      guestRamAllocatedBytes: allocated,
-    };
+    await report();
   } finally {
     for (const reader of readers) reader.guest.detach();
     await guest.stop();

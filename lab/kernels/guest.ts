@@ -47,6 +47,8 @@ export interface KernelGuestOptions {
   readonly append?: string;
   /** More of QEMU's. */
   readonly qemu?: readonly string[];
+  /** How long an answer may take. */
+  readonly answerLimitMs?: number;
 }
 
 export interface KernelGuest {
@@ -97,7 +99,7 @@ export async function bootKernelGuest(options: KernelGuestOptions): Promise<Kern
     await exited;
     await rm(directory, { recursive: true, force: true });
   };
-  const port = new Port(join(directory, 'port'));
+  const port = new Port(join(directory, 'port'), options.answerLimitMs ?? ANSWER_LIMIT_MS);
   const answersAgain = async () => {
     const deadline = performance.now() + BOOT_LIMIT_MS;
     while (!(await port.answers(FIRST_ANSWER_LIMIT_MS))) {
@@ -218,19 +220,21 @@ interface Answer {
 /** The guest's port: one question at a time. */
 class Port {
   readonly #path: string;
+  readonly #answerLimitMs: number;
   #socket: Socket | null = null;
   #received = Buffer.alloc(0);
   #wake: () => void = () => undefined;
   #queue: Promise<unknown> = Promise.resolve();
 
-  constructor(path: string) {
+  constructor(path: string, answerLimitMs: number) {
     this.#path = path;
+    this.#answerLimitMs = answerLimitMs;
   }
 
   ask(question: string): Promise<Answer> {
     const answer = this.#queue.then(async () => {
       await this.#send(question);
-      return this.#nextAnswer(performance.now() + ANSWER_LIMIT_MS);
+      return this.#nextAnswer(performance.now() + this.#answerLimitMs);
     });
     this.#queue = answer.catch(() => undefined);
     return answer;
