@@ -366,11 +366,11 @@ function halfOf(board: Buffer, half: number): Buffer {
   return board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
 }
 
-/** A copy: the child goes on writing there. What it wrote is believed no more than a guest. */
+/** What the child wrote is believed no more than a guest. */
 function readingOf(board: Buffer, row: number): Reading<VmIntrospection> {
   try {
     const found = readBoardRow(board, row);
-    if (found.kind === 'sample') return available(decodeSample(Buffer.from(found.sample), slotName).introspection);
+    if (found.kind === 'sample') return available(decodeSample(found.sample, slotName).introspection);
     return unavailable('Malformed', 'the sampler announced a sample that is none');
   } catch (error) {
     return unavailable('Malformed', `the sampler left a sample that makes no sense: ${error}`);

@@ -3,8 +3,11 @@
  *
  * Every figure arrives with a status of its own: a value, or the reason why there is none. Names and paths are the
  * guest's bytes, decoded as UTF-8 with replacement characters: whoever shows them escapes them.
+ *
+ * A sample is checked and copied when it arrives, and its containers become objects when somebody asks for them: of a
+ * thousand VMs that are sampled each second most are only looked at now and then.
  */
-import { available, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
+import { available, mapReading, type Reading, type UnavailableReason, unavailable } from '../model/reading.ts';
 import type {
   ContainerCounters,
   ContainerDetails,
@@ -57,45 +60,47 @@ const RUNTIMES: readonly (ContainerRuntime | null)[] = [
   'systemd',
 ];
 
-/** enum ciel_figure_name, by number. */
-const FIGURES = [
-  'cpu',
-  'cpuUser',
-  'cpuSystem',
-  'perCpu',
-  'cpuQuota',
-  'cpuPeriod',
-  'cpuPeriods',
-  'cpuThrottledPeriods',
-  'cpuThrottled',
-  'cpuShares',
-  'memory',
-  'memoryPeak',
-  'memoryLimit',
-  'memorySwap',
-  'oomKills',
-  'memoryAnon',
-  'memoryFile',
-  'memorySwapCache',
-  'memoryInactiveFile',
-  'memoryMapped',
-  'memoryKernel',
-  'ioRead',
-  'ioWrite',
-  'ioReads',
-  'ioWrites',
-  'pids',
-  'pidsLimit',
-  'cpuSome',
-  'cpuFull',
-  'memorySome',
-  'memoryFull',
-  'ioSome',
-  'ioFull',
-  'network',
-] as const;
-type FigureName = (typeof FIGURES)[number];
-const FIGURE_NUMBERS = Object.fromEntries(FIGURES.map((name, number) => [name, number])) as Record<FigureName, number>;
+/** enum ciel_figure_name */
+const FIGURE = {
+  cpu: 0,
+  cpuUser: 1,
+  cpuSystem: 2,
+  perCpu: 3,
+  cpuQuota: 4,
+  cpuPeriod: 5,
+  cpuPeriods: 6,
+  cpuThrottledPeriods: 7,
+  cpuThrottled: 8,
+  cpuShares: 9,
+  memory: 10,
+  memoryPeak: 11,
+  memoryLimit: 12,
+  memorySwap: 13,
+  oomKills: 14,
+  memoryAnon: 15,
+  memoryFile: 16,
+  memorySwapCache: 17,
+  memoryInactiveFile: 18,
+  memoryMapped: 19,
+  memoryKernel: 20,
+  ioRead: 21,
+  ioWrite: 22,
+  ioReads: 23,
+  ioWrites: 24,
+  pids: 25,
+  pidsLimit: 26,
+  cpuSome: 27,
+  cpuFull: 28,
+  memorySome: 29,
+  memoryFull: 30,
+  ioSome: 31,
+  ioFull: 32,
+  network: 33,
+} as const;
+type FigureNumber = (typeof FIGURE)[keyof typeof FIGURE];
+const FIGURE_COUNT = Object.keys(FIGURE).length;
+/** Of pressure, whose absence has reasons of its own. */
+const isOfPressure = (figure: FigureNumber): boolean => figure >= FIGURE.cpuSome && figure <= FIGURE.ioFull;
 
 const HEADER = {
   abi: 0,
@@ -213,33 +218,77 @@ export function readClock(sample: Buffer): SampleClock {
   };
 }
 
-/** `slotName` says what a slot number asked of the kernel, for messages. */
-export function decodeSample(buffer: Buffer, slotName: (slot: number) => string): DecodedSample {
+/** `slotName` says what a slot number asked of the kernel, for messages. The buffer may be written to again afterwards. */
+export function decodeSample(buffer: Buffer, slotName: SlotName): DecodedSample {
   const abi = buffer.readUInt32LE(HEADER.abi);
   if (abi !== ABI) throw new Error(`a sample of ABI ${abi}, this build reads ${ABI}`);
-  const cpuCount = buffer.readUInt32LE(HEADER.cpuCount);
-  const fixedBytes = buffer.readUInt32LE(HEADER.containerBytes);
-  const containers: ContainerCounters[] = [];
-  let at = buffer.readUInt32LE(HEADER.headerBytes);
-  for (let i = buffer.readUInt32LE(HEADER.containerCount); i > 0; i--) {
-    const record = buffer.subarray(at, at + buffer.readUInt32LE(at + CONTAINER.bytes));
-    containers.push(decodeContainer(record, fixedBytes, cpuCount, slotName));
-    at += record.length;
-  }
+  const sample = copyOf(buffer);
+  const records = recordsIn(sample);
+  let containers: readonly ContainerCounters[] | null = null;
   return {
     introspection: {
-      ...readClock(buffer),
-      nodename: textOf(buffer, HEADER.nodename),
-      possibleCpus: buffer.readUInt32LE(HEADER.possibleCpus),
-      containers,
+      ...readClock(sample),
+      nodename: textOf(sample, HEADER.nodename),
+      possibleCpus: sample.readUInt32LE(HEADER.possibleCpus),
+      get containers() {
+        containers ??= decodeContainers(sample, records, slotName);
+        return containers;
+      },
     },
-    elapsedNanoseconds: buffer.readBigUInt64LE(HEADER.elapsedNs),
+    elapsedNanoseconds: sample.readBigUInt64LE(HEADER.elapsedNs),
     work: {
-      viewsRun: buffer.readUInt32LE(HEADER.viewsRun),
-      viewsRepeated: buffer.readUInt32LE(HEADER.viewsRepeated),
-      corrections: buffer.readUInt32LE(HEADER.corrections),
+      viewsRun: sample.readUInt32LE(HEADER.viewsRun),
+      viewsRepeated: sample.readUInt32LE(HEADER.viewsRepeated),
+      corrections: sample.readUInt32LE(HEADER.corrections),
     },
   };
+}
+
+/** In memory of its own, so that its words are aligned. */
+function copyOf(buffer: Buffer): Buffer {
+  const bytes = buffer.readUInt32LE(HEADER.bytes);
+  if (bytes > buffer.length || bytes % 8 !== 0)
+    throw new Error(`a sample of ${bytes} bytes, of which ${buffer.length} are there`);
+  const copy = Buffer.allocUnsafeSlow(bytes);
+  buffer.copy(copy, 0, 0, bytes);
+  return copy;
+}
+
+/**
+ * Where the containers' records are. Each lies within the sample, and its parts within it, so that decoding it later reads
+ * nothing else.
+ */
+function recordsIn(sample: Buffer): readonly number[] {
+  const count = sample.readUInt32LE(HEADER.containerCount);
+  const fixedBytes = sample.readUInt32LE(HEADER.containerBytes);
+  if (fixedBytes < CONTAINER.figures + FIGURE_COUNT * FIGURE_BYTES || fixedBytes % 8 !== 0)
+    throw new Error(`a container's record of ${fixedBytes} bytes`);
+  const behindFigures = fixedBytes + sample.readUInt32LE(HEADER.cpuCount) * 8;
+  const records: number[] = [];
+  let at = sample.readUInt32LE(HEADER.headerBytes);
+  while (records.length < count) {
+    const bytes = sample.readUInt32LE(at + CONTAINER.bytes);
+    const pathLength = sample.readUInt32LE(at + CONTAINER.pathLength);
+    const needed =
+      behindFigures +
+      sample.readUInt32LE(at + CONTAINER.deviceCount) * DEVICE.bytes +
+      sample.readUInt32LE(at + CONTAINER.interfaceCount) * INTERFACE.bytes +
+      pathLength;
+    const idEnd = sample.readUInt32LE(at + CONTAINER.idOffset) + sample.readUInt32LE(at + CONTAINER.idLength);
+    if (needed > bytes || bytes > sample.length - at || idEnd > pathLength || at % 8 !== 0)
+      throw new Error(`container ${records.length} of ${count} is not within its record of ${bytes} bytes`);
+    runtimeAt(sample, at);
+    records.push(at);
+    at += bytes;
+  }
+  return records;
+}
+
+function runtimeAt(sample: Buffer, record: number): ContainerRuntime {
+  const number = sample.readUInt32LE(record + CONTAINER.runtime);
+  const runtime = RUNTIMES[number];
+  if (!runtime) throw new Error(`a container of runtime ${number}`);
+  return runtime;
 }
 
 type SlotName = (slot: number) => string;
@@ -268,109 +317,161 @@ function messageOf(status: number, slot: number, what: string, slotName: SlotNam
   }
 }
 
-type FigureReader = <T>(name: FigureName, decode: (value: bigint) => T) => Reading<T>;
-
 /** Where a JavaScript number ends to be exact: 8 PiB. A guest may claim more of anything; nobody downstream need believe it. */
-const MAX_NUMBER = 2n ** 53n - 1n;
+const MAX_HIGH_WORD = 2 ** 21 - 1;
 
-const asIs = (value: bigint): bigint => value;
-const limited = (value: bigint): bigint | null => (value === UNLIMITED ? null : value);
+/** A sample as words, as records begin at multiples of 8: loads of typed arrays make no objects on their way. */
+interface Words {
+  readonly of32: Uint32Array;
+  readonly of64: BigUint64Array;
+}
+
+interface ContainerRecord {
+  readonly words: Words;
+  readonly start: number;
+  readonly slotName: SlotName;
+}
+
+/** The word of 64 bits in which the figure's value is; its status and detail are the next two of 32. */
+function figureAt(record: ContainerRecord, figure: FigureNumber): number {
+  return (record.start + CONTAINER.figures + figure * FIGURE_BYTES) / 8;
+}
+
+const word32 = ({ of32 }: Words, index: number): number => of32[index] as number;
+const word64 = ({ of64 }: Words, index: number): bigint => of64[index] as bigint;
+
+function counterOf(record: ContainerRecord, figure: FigureNumber): Reading<bigint> {
+  const at = figureAt(record, figure);
+  return missingAt(record, at, figure) ?? available(word64(record.words, at));
+}
+
+function limitOf(record: ContainerRecord, figure: FigureNumber): Reading<bigint | null> {
+  const counter = counterOf(record, figure);
+  return counter.available && counter.value === UNLIMITED ? available(null) : counter;
+}
+
+function numberOf(record: ContainerRecord, figure: FigureNumber): Reading<number> {
+  const at = figureAt(record, figure);
+  const missing = missingAt(record, at, figure);
+  if (missing) return missing;
+  const value = exactAt(record.words, at);
+  if (value !== null) return available(value);
+  return unavailable('Malformed', `the guest says ${word64(record.words, at)}, which no machine has`);
+}
+
 /** A limit that no machine has is none. */
-const limitedNumber = (value: bigint): number | null => (value > MAX_NUMBER ? null : Number(value));
+function numberLimitOf(record: ContainerRecord, figure: FigureNumber): Reading<number | null> {
+  const at = figureAt(record, figure);
+  return missingAt(record, at, figure) ?? available(exactAt(record.words, at));
+}
 
-function decodeContainer(record: Buffer, fixedBytes: number, cpuCount: number, slotName: SlotName): ContainerCounters {
-  const devicesStart = fixedBytes + cpuCount * 8;
-  const interfacesStart = devicesStart + record.readUInt32LE(CONTAINER.deviceCount) * DEVICE.bytes;
-  const pathStart = interfacesStart + record.readUInt32LE(CONTAINER.interfaceCount) * INTERFACE.bytes;
-  const pathEnd = pathStart + record.readUInt32LE(CONTAINER.pathLength);
-  const idStart = pathStart + record.readUInt32LE(CONTAINER.idOffset);
-  const idEnd = idStart + record.readUInt32LE(CONTAINER.idLength);
-  const runtime = RUNTIMES[record.readUInt32LE(CONTAINER.runtime)];
-  if (!runtime) throw new Error(`a container of runtime ${record.readUInt32LE(CONTAINER.runtime)}`);
+function exactAt(words: Words, at: number): number | null {
+  const high = word32(words, at * 2 + 1);
+  return high > MAX_HIGH_WORD ? null : high * 2 ** 32 + word32(words, at * 2);
+}
 
-  const figure: FigureReader = (name, decode) => {
-    const start = CONTAINER.figures + FIGURE_NUMBERS[name] * FIGURE_BYTES;
-    const status = record.readInt32LE(start + 8);
-    if (status === 0) {
-      const value = record.readBigUInt64LE(start);
-      if ((decode as unknown) === Number && value > MAX_NUMBER)
-        return unavailable('Malformed', `the guest says ${value}, which no machine has`);
-      return available(decode(value));
-    }
-    const what = /(Some|Full)$/.test(name) ? 'pressure' : name;
-    return missing(status, record.readUInt32LE(start + 12), what, slotName);
-  };
-  const perCpu = (): (bigint | null)[] =>
-    Array.from({ length: cpuCount }, (_, cpu) => {
-      const value = record.readBigUInt64LE(fixedBytes + cpu * 8);
-      return value === NO_CPU ? null : value;
-    });
-  const isDetailed = record.readInt32LE(CONTAINER.figures + FIGURE_NUMBERS.pids * FIGURE_BYTES + 8) !== STATUS.notAsked;
-  return {
-    id: record.toString('utf8', idStart, idEnd),
-    runtime,
-    cgroupPath: record.toString('utf8', pathStart, pathEnd),
-    cpuNanoseconds: figure('cpu', asIs),
-    cpuUserNanoseconds: figure('cpuUser', asIs),
-    cpuSystemNanoseconds: figure('cpuSystem', asIs),
-    perCpuNanoseconds: figure('perCpu', perCpu),
-    memoryBytes: figure('memory', Number),
-    memoryAnonBytes: figure('memoryAnon', Number),
-    memoryFileBytes: figure('memoryFile', Number),
-    memorySwapCacheBytes: figure('memorySwapCache', Number),
-    memoryLimitBytes: figure('memoryLimit', limitedNumber),
-    ioReadBytes: figure('ioRead', asIs),
-    ioWriteBytes: figure('ioWrite', asIs),
-    details: isDetailed
-      ? decodeDetails(
-          figure,
-          record.subarray(devicesStart, interfacesStart),
-          record.subarray(interfacesStart, pathStart),
-          record.readUInt32LE(CONTAINER.isHostNetwork) !== 0,
-          slotName,
-        )
-      : null,
-  };
+function statusAt({ words }: ContainerRecord, at: number): number {
+  return word32(words, at * 2 + 2);
+}
+
+function missingAt(record: ContainerRecord, at: number, figure: FigureNumber): Reading<never> | null {
+  const status = statusAt(record, at);
+  if (status === 0) return null;
+  const what = isOfPressure(figure) ? 'pressure' : 'figure';
+  return missing(status, word32(record.words, at * 2 + 3), what, record.slotName);
+}
+
+function decodeContainers(sample: Buffer, records: readonly number[], slotName: SlotName): ContainerCounters[] {
+  const { buffer } = sample;
+  const words: Words = { of32: new Uint32Array(buffer), of64: new BigUint64Array(buffer, 0, buffer.byteLength >> 3) };
+  const fixedBytes = sample.readUInt32LE(HEADER.containerBytes);
+  const cpuCount = sample.readUInt32LE(HEADER.cpuCount);
+  return records.map((start): ContainerCounters => {
+    const record: ContainerRecord = { words, start, slotName };
+    const word = (offset: number): number => word32(words, (start + offset) / 4);
+    const perCpuStart = start + fixedBytes;
+    const devicesStart = perCpuStart + cpuCount * 8;
+    const interfacesStart = devicesStart + word(CONTAINER.deviceCount) * DEVICE.bytes;
+    const pathStart = interfacesStart + word(CONTAINER.interfaceCount) * INTERFACE.bytes;
+    const idStart = pathStart + word(CONTAINER.idOffset);
+    const isDetailed = statusAt(record, figureAt(record, FIGURE.pids)) !== STATUS.notAsked;
+    return {
+      id: sample.toString('utf8', idStart, idStart + word(CONTAINER.idLength)),
+      runtime: runtimeAt(sample, start),
+      cgroupPath: sample.toString('utf8', pathStart, pathStart + word(CONTAINER.pathLength)),
+      cpuNanoseconds: counterOf(record, FIGURE.cpu),
+      cpuUserNanoseconds: counterOf(record, FIGURE.cpuUser),
+      cpuSystemNanoseconds: counterOf(record, FIGURE.cpuSystem),
+      perCpuNanoseconds:
+        missingAt(record, figureAt(record, FIGURE.perCpu), FIGURE.perCpu) ??
+        available(decodePerCpu(words, perCpuStart / 8, cpuCount)),
+      memoryBytes: numberOf(record, FIGURE.memory),
+      memoryAnonBytes: numberOf(record, FIGURE.memoryAnon),
+      memoryFileBytes: numberOf(record, FIGURE.memoryFile),
+      memorySwapCacheBytes: numberOf(record, FIGURE.memorySwapCache),
+      memoryLimitBytes: numberLimitOf(record, FIGURE.memoryLimit),
+      ioReadBytes: counterOf(record, FIGURE.ioRead),
+      ioWriteBytes: counterOf(record, FIGURE.ioWrite),
+      details: isDetailed
+        ? decodeDetails(
+            record,
+            sample.subarray(devicesStart, interfacesStart),
+            sample.subarray(interfacesStart, pathStart),
+            word(CONTAINER.isHostNetwork) !== 0,
+          )
+        : null,
+    };
+  });
+}
+
+function decodePerCpu(words: Words, first: number, cpuCount: number): (bigint | null)[] {
+  const times: (bigint | null)[] = [];
+  for (let cpu = 0; cpu < cpuCount; cpu++) {
+    const value = word64(words, first + cpu);
+    times.push(value === NO_CPU ? null : value);
+  }
+  return times;
 }
 
 function decodeDetails(
-  figure: FigureReader,
+  record: ContainerRecord,
   devices: Buffer,
   interfaces: Buffer,
   isHost: boolean,
-  slotName: SlotName,
 ): ContainerDetails {
-  const pressure = (some: FigureName, full: FigureName): PressureCounters => ({
-    someNanoseconds: figure(some, asIs),
-    fullNanoseconds: figure(full, asIs),
+  const pressure = (some: FigureNumber, full: FigureNumber): PressureCounters => ({
+    someNanoseconds: counterOf(record, some),
+    fullNanoseconds: counterOf(record, full),
   });
   return {
-    cpuQuotaNanoseconds: figure('cpuQuota', limited),
-    cpuPeriodNanoseconds: figure('cpuPeriod', asIs),
-    cpuPeriods: figure('cpuPeriods', asIs),
-    cpuThrottledPeriods: figure('cpuThrottledPeriods', asIs),
-    cpuThrottledNanoseconds: figure('cpuThrottled', asIs),
-    cpuShares: figure('cpuShares', Number),
-    memoryPeakBytes: figure('memoryPeak', Number),
-    memorySwapBytes: figure('memorySwap', Number),
-    memoryInactiveFileBytes: figure('memoryInactiveFile', Number),
-    memoryMappedBytes: figure('memoryMapped', Number),
-    memoryKernelBytes: figure('memoryKernel', Number),
-    oomKills: figure('oomKills', asIs),
-    ioReads: figure('ioReads', asIs),
-    ioWrites: figure('ioWrites', asIs),
-    ioDevices: figure('ioRead', () => recordsOf(devices, DEVICE.bytes).map(decodeDevice)),
-    pids: figure('pids', Number),
-    pidsLimit: figure('pidsLimit', limitedNumber),
+    cpuQuotaNanoseconds: limitOf(record, FIGURE.cpuQuota),
+    cpuPeriodNanoseconds: counterOf(record, FIGURE.cpuPeriod),
+    cpuPeriods: counterOf(record, FIGURE.cpuPeriods),
+    cpuThrottledPeriods: counterOf(record, FIGURE.cpuThrottledPeriods),
+    cpuThrottledNanoseconds: counterOf(record, FIGURE.cpuThrottled),
+    cpuShares: numberOf(record, FIGURE.cpuShares),
+    memoryPeakBytes: numberOf(record, FIGURE.memoryPeak),
+    memorySwapBytes: numberOf(record, FIGURE.memorySwap),
+    memoryInactiveFileBytes: numberOf(record, FIGURE.memoryInactiveFile),
+    memoryMappedBytes: numberOf(record, FIGURE.memoryMapped),
+    memoryKernelBytes: numberOf(record, FIGURE.memoryKernel),
+    oomKills: counterOf(record, FIGURE.oomKills),
+    ioReads: counterOf(record, FIGURE.ioReads),
+    ioWrites: counterOf(record, FIGURE.ioWrites),
+    ioDevices:
+      missingAt(record, figureAt(record, FIGURE.ioRead), FIGURE.ioRead) ??
+      available(recordsOf(devices, DEVICE.bytes).map(decodeDevice)),
+    pids: numberOf(record, FIGURE.pids),
+    pidsLimit: numberLimitOf(record, FIGURE.pidsLimit),
     pressure: {
-      cpu: pressure('cpuSome', 'cpuFull'),
-      memory: pressure('memorySome', 'memoryFull'),
-      io: pressure('ioSome', 'ioFull'),
+      cpu: pressure(FIGURE.cpuSome, FIGURE.cpuFull),
+      memory: pressure(FIGURE.memorySome, FIGURE.memoryFull),
+      io: pressure(FIGURE.ioSome, FIGURE.ioFull),
     },
-    network: figure('network', (namespace) => ({
+    network: mapReading(counterOf(record, FIGURE.network), (namespace) => ({
       namespace: Number(namespace),
       isHost,
-      interfaces: recordsOf(interfaces, INTERFACE.bytes).map((record) => decodeInterface(record, slotName)),
+      interfaces: recordsOf(interfaces, INTERFACE.bytes).map((one) => decodeInterface(one, record.slotName)),
     })),
   };
 }

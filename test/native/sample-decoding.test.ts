@@ -38,7 +38,9 @@ function encodeSample(containers: readonly Container[]): Buffer {
   Buffer.from('00112233445566778899aabbccddeeff', 'hex').copy(header, 56);
   header.write('6.1.0-56-cloud-amd64', 72);
   header.write('guest', 144);
-  return Buffer.concat([header, ...containers.map(encodeContainer), Buffer.alloc(64, 0xee)]);
+  const records = containers.map(encodeContainer);
+  header.writeUInt32LE(232 + records.reduce((sum, record) => sum + record.length, 0), 24);
+  return Buffer.concat([header, ...records, Buffer.alloc(64, 0xee)]);
 }
 
 function encodeContainer(container: Container): Buffer {
@@ -239,6 +241,60 @@ describe('decoding a sample', () => {
     ]);
     buffer.writeUInt8(0xff, 232 + FIXED_BYTES + 8 + 14);
     expect(decodeSample(buffer, () => '').introspection.containers[0]?.id).toBe('x\ufffdz');
+  });
+
+  it('stays what it was when the buffer is written to again, however late its containers are asked for', () => {
+    const buffer = encodeSample([docker({ path: '/docker/abc', id: [8, 3] })]);
+    const { introspection } = decodeSample(buffer, () => '');
+    buffer.fill(0xee);
+    expect(introspection.containers).toMatchObject([{ id: 'abc', cpuNanoseconds: { available: true, value: 1n } }]);
+    expect(introspection.containers).toBe(introspection.containers);
+    expect({ ...introspection }.containers).toBe(introspection.containers);
+  });
+
+  it('keeps counters of 64 bits, and refuses bytes that no number holds', () => {
+    const huge = 2n ** 64n - 2n;
+    const most = 2n ** 53n - 1n;
+    const container = only(
+      encodeSample([
+        docker({
+          figures: figures({ 0: [huge, 0, 0], [NUMBER.memory]: [most + 1n, 0, 0], [NUMBER.memoryLimit]: [most, 0, 0] }),
+        }),
+      ]),
+    );
+    expect(container.cpuNanoseconds).toEqual({ available: true, value: huge });
+    expect(container.memoryBytes).toMatchObject({ available: false, reason: 'Malformed' });
+    expect(container.memoryLimitBytes).toEqual({ available: true, value: Number(most) });
+  });
+
+  it.each([
+    ['a record that ends behind the sample', 0, 0x10000],
+    ['a record that is shorter than what is in it', 0, 8],
+    ['a record without end', 0, 0],
+    ['another runtime', 4, 99],
+    ['a path that ends behind its record', 8, 0x1000],
+    ['an id that ends behind its path', 16, 100],
+    ['more devices than fit', 20, 0xffff_ffff],
+    ['more interfaces than fit', 24, 3],
+  ])('refuses %s before anybody asks for it', (_, offset, value) => {
+    const buffer = encodeSample([docker(), docker()]);
+    buffer.writeUInt32LE(value, 232 + offset);
+    expect(() => decodeSample(buffer, () => '')).toThrow(/record|runtime/);
+  });
+
+  it('refuses records without figures', () => {
+    const buffer = encodeSample([docker()]);
+    buffer.writeUInt32LE(0, 8);
+    expect(() => decodeSample(buffer, () => '')).toThrow('record');
+  });
+
+  it('refuses more containers, or bytes, than are there', () => {
+    const more = encodeSample([docker()]);
+    more.writeUInt32LE(0xffff_ffff, 12);
+    expect(() => decodeSample(more, () => '')).toThrow(RangeError);
+    const longer = encodeSample([docker()]);
+    longer.writeUInt32LE(longer.length + 1, 24);
+    expect(() => decodeSample(longer, () => '')).toThrow('bytes');
   });
 
   it('refuses another ABI', () => {
