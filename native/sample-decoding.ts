@@ -304,7 +304,7 @@ function messageOf(status: number, slot: number, what: string, slotName: SlotNam
       return `the guest's kernel has no ${slotName(slot)}`;
     case STATUS.notAccounted:
       return what === 'pressure'
-        ? 'pressure stall information is switched off in the guest: psi=1 on its kernel command line switches it on'
+        ? 'pressure stall information is switched off in the guest; on its kernel command line psi=1 switches it on, without cgroup_disable=pressure'
         : 'the controller is not enabled for this cgroup';
     case STATUS.notAsked:
       return 'it was not asked for';
