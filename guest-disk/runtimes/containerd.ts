@@ -200,10 +200,14 @@ function valueOfAny(any: Buffer): Buffer {
   if (any.length > MAX_DESCRIPTION_BYTES) throw new DiskUnreadable('Exhausted', `a value of ${any.length} bytes`);
   const reader = protobuf.Reader.create(any);
   let value = Buffer.alloc(0);
-  while (reader.pos < reader.len) {
-    const tag = reader.uint32();
-    if (tag === ((2 << 3) | 2)) value = Buffer.from(reader.bytes());
-    else reader.skipType(tag & 7);
+  try {
+    while (reader.pos < reader.len) {
+      const tag = reader.uint32();
+      if (tag === ((2 << 3) | 2)) value = Buffer.from(reader.bytes());
+      else reader.skipType(tag & 7);
+    }
+  } catch (error) {
+    throw new DiskUnreadable('Malformed', `a value is no protobuf: ${(error as Error).message}`, { cause: error });
   }
   return value;
 }

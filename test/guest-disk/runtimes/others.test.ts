@@ -165,6 +165,17 @@ describe('containerd', () => {
     });
   });
 
+  it('whose description is no protobuf is one that cannot be read, and does not hide the others', async () => {
+    const database = inflated('containerd-1.6.db');
+    // The second field of google.protobuf.Any, of every container: now of a kind that there is not.
+    for (let at = database.indexOf('Spec\x12'); at >= 0; at = database.indexOf('Spec\x12', at + 1))
+      database[at + 4] = 0x17;
+    const listing = await list(containerd, { [`var/lib/containerd/${DATABASE}`]: database });
+    expect(listing?.unreadable.length).toBeGreaterThan(0);
+    for (const { reason, message } of listing?.unreadable ?? [])
+      expect([reason, message]).toEqual(['Malformed', expect.stringContaining('no protobuf')]);
+  });
+
   it('takes addresses from what the host-local plugin keeps', async () => {
     const listing = await list(containerd, {
       [`var/lib/containerd/${DATABASE}`]: inflated('containerd-1.6.db'),
