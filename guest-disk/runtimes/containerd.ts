@@ -25,7 +25,6 @@ import {
   MAX_DESCRIPTION_BYTES,
   ociSpec,
   parse,
-  parseJson,
   printable,
 } from './described.ts';
 import { firstOf, placesOf } from './places.ts';
@@ -217,9 +216,14 @@ interface CriMetadata {
   readonly sandbox: z.infer<typeof criSandbox>['Metadata'] | null;
 }
 
-function sandboxOf({ sandbox }: Record): CriMetadata['sandbox'] {
-  const parsed = sandbox && criSandbox.safeParse(parseJson(valueOfAny(sandbox)));
-  return parsed?.success ? parsed.data.Metadata : null;
+/** null for what is none, or cannot be read: its containers are described without their pod. */
+function sandboxOf({ id, sandbox }: Record): CriMetadata['sandbox'] {
+  try {
+    return sandbox && parse(criSandbox, valueOfAny(sandbox), `CRI's metadata of ${id}`).Metadata;
+  } catch (error) {
+    asDiskUnreadable(error);
+    return null;
+  }
 }
 
 function addressesOf({ IP, AdditionalIPs }: NonNullable<CriMetadata['sandbox']>): { [key: string]: string } {
