@@ -94,7 +94,7 @@ export function roots(cgroups: CgroupSetup): string[] {
 }
 
 export async function startContainers(
-  guest: KernelGuest,
+  guest: Pick<KernelGuest, 'cgroups' | 'run'>,
   containers: readonly MatrixContainer[] = CONTAINERS,
 ): Promise<void> {
   await guest.run(['set -e', ...containers.map((container) => startScript(guest.cgroups, container))].join('\n'));

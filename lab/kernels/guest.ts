@@ -69,6 +69,8 @@ export interface KernelGuest {
   stop(): Promise<void>;
 }
 
+/** Of the guest's virtio-serial port. */
+export const PORT_NAME = 'ciel.matrix';
 const BOOT_LIMIT_MS = 180_000;
 const ANSWER_LIMIT_MS = 60_000;
 /** A question asked before the guest's port is open is lost. */
@@ -93,16 +95,16 @@ export async function bootKernelGuest(options: KernelGuestOptions): Promise<Kern
     qemu.once('close', () => resolve());
     qemu.once('error', () => resolve());
   });
+  const guest = guestAt(join(directory, 'port'), options.answerLimitMs);
   const stop = async () => {
-    port.close();
+    guest.close();
     if (qemu.exitCode === null && qemu.signalCode === null) qemu.kill('SIGKILL');
     await exited;
     await rm(directory, { recursive: true, force: true });
   };
-  const port = new Port(join(directory, 'port'), options.answerLimitMs ?? ANSWER_LIMIT_MS);
   const answersAgain = async () => {
     const deadline = performance.now() + BOOT_LIMIT_MS;
-    while (!(await port.answers(FIRST_ANSWER_LIMIT_MS))) {
+    while (!(await guest.answers(FIRST_ANSWER_LIMIT_MS))) {
       if (qemu.exitCode === null && qemu.signalCode === null && performance.now() < deadline) continue;
       const state = qemu.exitCode === null && qemu.signalCode === null ? 'still runs' : 'has ended';
       throw new Error(`the guest did not answer; QEMU ${state}:\n${terminal.lastLines()}`);
@@ -114,13 +116,29 @@ export async function bootKernelGuest(options: KernelGuestOptions): Promise<Kern
     await stop();
     throw error;
   }
-  const files = async (paths: readonly string[]) => parseFiles((await port.ask(`read ${paths.join(' ')}\n`)).output);
   return {
+    ...guest,
     image,
     cgroups: options.cgroups ?? 'v2',
     pid: qemu.pid as number,
     uuid,
     monitor: join(directory, 'monitor'),
+    answersAgain,
+    stop,
+  };
+}
+
+export interface GuestAtPort extends Pick<KernelGuest, 'files' | 'file' | 'run'> {
+  /** Whether the guest is up. */
+  answers(withinMs: number): Promise<boolean>;
+  close(): void;
+}
+
+/** A guest of this folder, whoever started it: `socket` is the other end of its port, PORT_NAME. */
+export function guestAt(socket: string, answerLimitMs = ANSWER_LIMIT_MS): GuestAtPort {
+  const port = new Port(socket, answerLimitMs);
+  const files = async (paths: readonly string[]) => parseFiles((await port.ask(`read ${paths.join(' ')}\n`)).output);
+  return {
     files,
     file: async (path) => {
       const content = (await files([path])).get(path);
@@ -132,9 +150,18 @@ export async function bootKernelGuest(options: KernelGuestOptions): Promise<Kern
       if (status !== 0) throw new Error(`in the guest, "${script}" ended with ${status}: ${output}`);
       return output.toString();
     },
-    answersAgain,
-    stop,
+    answers: (withinMs) => port.answers(withinMs),
+    close: () => port.close(),
   };
+}
+
+export function kernelArguments({ cgroups, append }: Pick<KernelGuestOptions, 'cgroups' | 'append'>): string {
+  return [
+    // The clock of an emulated processor is unreliable, and its mitigations are slow for nothing.
+    ...['console=ttyS0', 'quiet', 'mitigations=off', 'tsc=reliable', 'panic=-1'],
+    `ciel.cgroups=${cgroups ?? 'v2'}`,
+    ...(append ? [append] : []),
+  ].join(' ');
 }
 
 interface Machine {
@@ -159,12 +186,6 @@ function qemuCommand(options: KernelGuestOptions, { image, accelerator, director
     ...backend(`node${node}`, nodeSize),
     ...['-numa', `node,nodeid=${node},memdev=node${node}`],
   ]);
-  const kernelArguments = [
-    // The clock of an emulated processor is unreliable, and its mitigations are slow for nothing.
-    ...['console=ttyS0', 'quiet', 'mitigations=off', 'tsc=reliable', 'panic=-1'],
-    `ciel.cgroups=${options.cgroups ?? 'v2'}`,
-    options.append ?? '',
-  ];
   return [
     'qemu-system-x86_64',
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg', '-cpu', options.cpu ?? 'max', '-uuid', uuid],
@@ -172,11 +193,11 @@ function qemuCommand(options: KernelGuestOptions, { image, accelerator, director
     ...(numaNodes === 0 ? backend('ram', memory) : nodes.flat()),
     ...['-smp', String(options.vcpus ?? 1)],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio'],
-    ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArguments.filter(Boolean).join(' ')],
+    ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArguments(options)],
     ...['-drive', `file=${disk},format=raw,if=none,id=disk`, '-device', 'virtio-blk-pci,drive=disk'],
     ...['-qmp', `unix:${join(directory, 'monitor')},server=on,wait=off`],
     ...['-chardev', `socket,id=port,path=${join(directory, 'port')},server=on,wait=off`],
-    ...['-device', 'virtio-serial-pci', '-device', 'virtserialport,chardev=port,name=ciel.matrix'],
+    ...['-device', 'virtio-serial-pci', '-device', `virtserialport,chardev=port,name=${PORT_NAME}`],
     ...(options.qemu ?? []),
   ];
 }

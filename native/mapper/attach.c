@@ -189,6 +189,11 @@ static enum ciel_status read_own_btf(struct ciel_guest *guest, uint8_t **ret, ui
 	enum ciel_status status = ciel_space_read(&guest->space, start, btf, length, error);
 	if (status)
 		return ciel_context(error, "reading BTF of %s", guest->info.release);
+	/* Where a dump's writer, or whoever shrank the guest's RAM, left it out. */
+	static const uint8_t magic[2] = { 0x9f, 0xeb };
+	if (length < sizeof(magic) || memcmp(btf, magic, sizeof(magic)) != 0)
+		return ciel_fail(error, CIEL_NO_TYPES, "where the kernel %s says that its BTF is, there is none",
+				 guest->info.release);
 	*ret_length = length;
 	*ret = ciel_take(btf);
 	return CIEL_OK;
