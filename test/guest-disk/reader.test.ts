@@ -82,6 +82,24 @@ describe('the reader', () => {
     });
   });
 
+  it('ends a look-up at a disk whose megabyte of JSON takes many times that, says so, and reads others', async () => {
+    const path = `var/lib/docker/containers/${CONTAINER_ID}/config.v2.json`;
+    const files = dockerFiles(CONTAINER_ID, 'shop');
+    const grows = (files[path] ?? '').replace(/}$/, `,"Junk":[${'{},'.repeat(340_000)}[]]}`);
+    expect(grows.length).toBeLessThan(1 << 20);
+    writeTree(join(directory, 'growing'), { ...files, [path]: grows });
+    const growing: DiskSource = { kind: 'raw', path: join(directory, 'growing.img') };
+    await makeImage(growing.path, join(directory, 'growing'), 32, []);
+    await withReader({ heapMegabytes: 20 }, async (reader) => {
+      expect(await reader.listContainers(growing, { deadlineMs: 30_000 })).toMatchObject({
+        available: false,
+        reason: 'Exhausted',
+        message: expect.stringContaining('20 MB'),
+      });
+      expect(await reader.listContainers(image, { deadlineMs: 30_000 })).toMatchObject({ available: true });
+    });
+  });
+
   it('says that it is closed, instead of waiting', async () => {
     const reader = new GuestDiskReader();
     await reader.close();
