@@ -15,7 +15,8 @@ const ENVIRONMENT = { PATH: `${process.env.PATH}:/usr/sbin:/sbin`, MKE2FS_CONFIG
 
 export async function temporaryDirectory(): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'ciel-disk-'));
-  afterAll(() => rm(directory, { recursive: true, force: true }));
+  // A disk that others keep busy may take its time.
+  afterAll(() => rm(directory, { recursive: true, force: true }), 120_000);
   return directory;
 }
 
