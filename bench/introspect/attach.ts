@@ -5,10 +5,8 @@
  * drgn reads no QEMU process, so both are given the ELF core that QEMU writes of the guest. And drgn needs the kernel's debug
  * information, 590 MB of DWARF that the operator of a host does not have of a guest; Ciel takes the guest's own BTF.
  */
-import { createWriteStream } from 'node:fs';
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { execa } from 'execa';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
@@ -138,12 +136,13 @@ async function debugKernel(release: string): Promise<string> {
   await execa('apt-get', options, { cwd: directory });
   const name = (await readdir(directory)).find((file) => file.endsWith('.deb'));
   if (name === undefined) throw new Error(`apt-get brought no package of ${release}'s debug information`);
-  const unpacking = execa('dpkg-deb', ['--fsys-tarfile', join(directory, name)], { buffer: false, encoding: 'buffer' });
+  // Of 1.7 GB that are in it, one file.
   const member = `./usr/lib/debug/boot/vmlinux-${release}`;
-  const picking = execa('tar', ['-xO', member], { stdin: unpacking.stdout, buffer: false, encoding: 'buffer' });
-  await pipeline(picking.stdout, createWriteStream(`${vmlinux}.new`));
-  await Promise.all([unpacking, picking]);
-  await rename(`${vmlinux}.new`, vmlinux);
+  await execa('dpkg-deb', ['--fsys-tarfile', join(directory, name)], { encoding: 'buffer', buffer: false }).pipe(
+    'tar',
+    [...['-x', '-C', directory, '--strip-components=5', member]],
+  );
+  await rename(join(directory, `vmlinux-${release}`), vmlinux);
   await rm(join(directory, name));
   return vmlinux;
 }
