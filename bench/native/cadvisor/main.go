@@ -1,6 +1,6 @@
 // cAdvisor as its own binary runs it, less its web pages: that program is a module of its own which cannot be installed by
-// version, as it replaces the library with a neighbouring directory. Every container is read each second (the default), and
-// who asks for /metrics gets them.
+// version, as it replaces the library with a neighbouring directory. Its intervals are the defaults: a second, and longer for
+// containers that do nothing. Who asks for /metrics gets them.
 package main
 
 import (
