@@ -19,8 +19,26 @@ export interface GuestSupport {
   readonly outcomes: Readonly<Record<string, Outcome>>;
 }
 
-export const SUPPORT_FILE = 'lab/kernels/support.json';
-export const SUPPORT_DOCUMENT = 'docs/reference/kernels.md';
+/** Where what was seen is kept, and shown: Debian's releases, and more kernels. */
+export interface SupportFiles {
+  readonly seen: string;
+  readonly document: string;
+  readonly title: string;
+  /** What CIEL_KERNEL_MATRIX is for it. */
+  readonly matrix: string;
+}
+export const RELEASES_SUPPORT: SupportFiles = {
+  seen: 'lab/kernels/support.json',
+  document: 'docs/reference/kernels.md',
+  title: 'Kernels',
+  matrix: 'all',
+};
+export const MORE_SUPPORT: SupportFiles = {
+  seen: 'lab/kernels/support-more.json',
+  document: 'docs/reference/kernels-more.md',
+  title: "More kernels: Ubuntu's, and Debian's backports",
+  matrix: 'more',
+};
 
 /** Sums up what was seen of one figure in all containers, several times. */
 export function outcomeOf(seen: readonly (Verdict | { readonly unavailable: string })[]): Outcome {
@@ -33,7 +51,7 @@ export function outcomeOf(seen: readonly (Verdict | { readonly unavailable: stri
 const SETUPS: Readonly<Record<CgroupSetup, string>> = { v2: 'version 2', v1: 'version 1', hybrid: 'hybrid' };
 const SYMBOLS: Readonly<Record<string, string>> = { right: '✓', 'not comparable': '○' };
 
-export function renderSupport(guests: readonly GuestSupport[]): string {
+export function renderSupport(guests: readonly GuestSupport[], { title, matrix }: SupportFiles): string {
   const notes: string[] = [];
   const symbolOf = (outcome: Outcome): string => {
     const symbol = SYMBOLS[outcome];
@@ -41,9 +59,10 @@ export function renderSupport(guests: readonly GuestSupport[]): string {
     if (!notes.includes(outcome)) notes.push(outcome);
     return `–<sup>${notes.indexOf(outcome) + 1}</sup>`;
   };
-  const kernels = [...new Set(guests.map(({ kernel }) => kernel))];
-  const sections = Object.entries(SETUPS).map(([setup, title]) => {
+  const sections = Object.entries(SETUPS).map(([setup, heading]) => {
     const ofSetup = guests.filter(({ cgroups }) => cgroups === setup);
+    if (ofSetup.length === 0) return '';
+    const kernels = [...new Set(ofSetup.map(({ kernel }) => kernel))];
     const rows = FIGURES.map(({ name }) => {
       const cells = kernels.map((kernel) =>
         cellOf(
@@ -55,7 +74,7 @@ export function renderSupport(guests: readonly GuestSupport[]): string {
       return `| ${[name, ...cells].join(' | ')} |`;
     });
     return [
-      `## cgroup ${title}`,
+      `## cgroup ${heading}`,
       '',
       `| figure | ${kernels.map((kernel) => headingOf(guests, kernel)).join(' | ')} |`,
       `|---|${kernels.map(() => '---').join('|')}|`,
@@ -65,9 +84,9 @@ export function renderSupport(guests: readonly GuestSupport[]): string {
   });
   const releases = guests.map(({ release }) => release);
   return [
-    '# Kernels',
+    `# ${title}`,
     '',
-    '<!-- Made by the kernel matrix (CIEL_KERNEL_MATRIX=all npx vitest run --project vm test/native/kernels.vm.test.ts). -->',
+    `<!-- Made by the kernel matrix (CIEL_KERNEL_MATRIX=${matrix} npx vitest run --project vm test/native/kernels.vm.test.ts). -->`,
     '',
     'A kernel is attached to by what is found in its memory, never by its version: VMCOREINFO, page tables of four or five',
     'levels, kallsyms or exported symbols, and its types, BTF, its own or from a file beside it (`--btf`). What it does not keep',
@@ -87,7 +106,7 @@ export function renderSupport(guests: readonly GuestSupport[]): string {
 /** "newest" is a release that moves: its number says which it was. */
 function headingOf(guests: readonly GuestSupport[], kernel: string): string {
   const release = guests.find((guest) => guest.kernel === kernel)?.release ?? kernel;
-  return /^\d+\.\d+/.exec(release)?.[0] ?? kernel;
+  return kernel.replace('newest', /^\d+\.\d+/.exec(release)?.[0] ?? 'newest');
 }
 
 function cellOf(guests: readonly GuestSupport[], figure: string, symbolOf: (outcome: Outcome) => string): string {

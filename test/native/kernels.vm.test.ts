@@ -1,19 +1,26 @@
 /**
  * Introspection of real kernels, one after the other: each container of a guest is found, and each of its figures is what
  * the guest's own files say. A few kernels as a rule; with CIEL_KERNEL_MATRIX=all every kernel in every flavour and set-up
- * (or in those named: CIEL_KERNEL_MATRIX=cloud,rt), which then also brings the support table up to date.
+ * (or in those named: CIEL_KERNEL_MATRIX=cloud,rt), with CIEL_KERNEL_MATRIX=more those of MORE_KERNELS (one of them:
+ * vitest -t 'Ubuntu 6.8'): that then also brings the support table up to date.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, CGROUP_SETUPS, type KernelGuest, type KernelGuestOptions } from '../../lab/kernels/guest.ts';
-import { KERNEL_FLAVOURS, KERNEL_NAMES } from '../../lab/kernels/kernels.ts';
+import {
+  KERNEL_FLAVOURS,
+  KERNEL_NAMES,
+  type KernelFlavour,
+  type KernelName,
+  MORE_KERNELS,
+} from '../../lab/kernels/kernels.ts';
 import {
   type GuestSupport,
+  MORE_SUPPORT,
   outcomeOf,
+  RELEASES_SUPPORT,
   renderSupport,
-  SUPPORT_DOCUMENT,
-  SUPPORT_FILE,
 } from '../../lab/kernels/support.ts';
 import { FIGURES, judge, readTruth, saidOf } from '../../lab/kernels/truth.ts';
 import { attach, type Guest } from '../../native/mapper.ts';
@@ -35,9 +42,26 @@ const FEW: readonly KernelGuestOptions[] = [
 const isPublished = ({ kernel, flavour }: KernelGuestOptions): boolean => kernel !== '5.10' || flavour !== 'rt';
 const isWanted = ({ flavour }: KernelGuestOptions): boolean =>
   wanted?.some((name) => name === 'all' || name === flavour) ?? false;
-const ALL: readonly KernelGuestOptions[] = KERNEL_NAMES.flatMap((kernel) =>
+const ALL_RELEASES: readonly KernelGuestOptions[] = KERNEL_NAMES.flatMap((kernel) =>
   KERNEL_FLAVOURS.flatMap((flavour) => CGROUP_SETUPS.map((cgroups) => ({ kernel, flavour, cgroups }))),
-).filter((options) => isPublished(options) && isWanted(options));
+);
+const ALL = ALL_RELEASES.filter((options) => isPublished(options) && isWanted(options));
+
+/** Version 2 came with 4.5. */
+const hasSetup = ({ kernel, cgroups }: KernelGuestOptions): boolean => kernel !== 'Ubuntu 4.4' || cgroups === 'v1';
+const MORE: readonly KernelGuestOptions[] = Object.entries(MORE_KERNELS)
+  .flatMap(([kernel, flavours]) =>
+    Object.keys(flavours).flatMap((flavour) =>
+      CGROUP_SETUPS.map((cgroups) => ({
+        kernel: kernel as KernelName,
+        flavour: flavour as KernelFlavour,
+        cgroups,
+      })),
+    ),
+  )
+  .filter(hasSetup);
+const isMore = wanted?.includes('more') ?? false;
+const SUPPORT = isMore ? MORE_SUPPORT : RELEASES_SUPPORT;
 
 /** What a matrix guest has switched on: Debian leaves pressure off. */
 const withPressure = (options: KernelGuestOptions): KernelGuestOptions => ({
@@ -55,7 +79,7 @@ async function attachTo(guest: KernelGuest): Promise<Guest> {
     withServices: false,
     withDetails: true,
     cachePath: null,
-    btfDirectory: null,
+    btfDirectory: guest.image.types,
   } as const;
   return attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes, ...choice });
 }
@@ -93,22 +117,22 @@ async function look(guest: KernelGuest, attached: Guest): Promise<GuestSupport['
   return Object.fromEntries([...seen].map(([name, outcomes]) => [name, outcomeOf(outcomes)]));
 }
 
-const recorded = JSON.parse(await readFile(sourceFile(SUPPORT_FILE), 'utf8')) as GuestSupport[];
-const isOf = (one: GuestSupport, { kernel, flavour, cgroups }: GuestSupport): boolean =>
+const recorded = JSON.parse(await readFile(sourceFile(SUPPORT.seen), 'utf8')) as GuestSupport[];
+const isOf = (one: GuestSupport, { kernel, flavour, cgroups }: KernelGuestOptions): boolean =>
   one.kernel === kernel && one.flavour === flavour && one.cgroups === cgroups;
 
 /** Rows of what was not booted this time stay. */
 async function record(support: GuestSupport): Promise<void> {
-  const known = JSON.parse(await readFile(sourceFile(SUPPORT_FILE), 'utf8')) as GuestSupport[];
-  const order = ({ kernel, flavour, cgroups }: GuestSupport): number =>
-    KERNEL_NAMES.indexOf(kernel) * 100 + KERNEL_FLAVOURS.indexOf(flavour) * 10 + CGROUP_SETUPS.indexOf(cgroups);
+  const known = JSON.parse(await readFile(sourceFile(SUPPORT.seen), 'utf8')) as GuestSupport[];
+  const order = (guest: GuestSupport): number =>
+    [...ALL_RELEASES, ...MORE].findIndex((options) => isOf(guest, options));
   const guests = [...known.filter((one) => !isOf(one, support)), support].sort((a, b) => order(a) - order(b));
-  await writeFile(sourceFile(SUPPORT_FILE), `${JSON.stringify(guests, null, 2)}\n`);
-  await writeFile(sourceFile(SUPPORT_DOCUMENT), renderSupport(guests));
+  await writeFile(sourceFile(SUPPORT.seen), `${JSON.stringify(guests, null, 2)}\n`);
+  await writeFile(sourceFile(SUPPORT.document), renderSupport(guests, SUPPORT));
 }
 
 describe('real kernels', () => {
-  const guests = (wanted ? ALL : FEW).map((options) => [titleOf(options), options] as const);
+  const guests = (wanted ? (isMore ? MORE : ALL) : FEW).map((options) => [titleOf(options), options] as const);
 
   it.each(guests)('%s', async (_, options) => {
     const guest = await bootKernelGuest(withPressure(options));

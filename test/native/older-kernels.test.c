@@ -104,33 +104,35 @@ static void exported_symbols_are_found(void)
 {
 	for (int is_absolute = 0; is_absolute < 2; is_absolute++) {
 		struct ciel_symbol symbols[] = { { .name = "init_task" }, { .name = "jiffies_64" }, { .name = "not_exported" },
-						 { .name = "known", .found = 1, .address = 42 } };
+						 { .name = "known", .found = 1, .address = 42 },
+						 { .name = "init_task" } };
 		/* The entries lie across the end of a page. */
 		uint64_t strings = IMAGE_AT + 0x20001, table = IMAGE_AT + 0x31000 - (is_absolute ? 8 : 4);
 
 		make_page_tables();
 		strcpy((char *)ram + IMAGE_AT + 0x15000, "init_task"); /* elsewhere, too: a message */
 		strcpy((char *)ram + strings, "init_task");
-		strcpy((char *)ram + strings + 10, "jiffies_64");
+		strcpy((char *)ram + strings + 10, "my_jiffies_64"); /* the linker keeps one name as the end of another */
 		strcpy((char *)ram + strings + 30, "known");
 		if (is_absolute) {
 			put64(table, IMAGE + 0x40000);
 			put64(table + 8, IMAGE + (strings - IMAGE_AT));
 			put64(table + 16, IMAGE + 0x41000);
-			put64(table + 24, IMAGE + (strings - IMAGE_AT) + 10);
+			put64(table + 24, IMAGE + (strings - IMAGE_AT) + 13);
 		} else {
 			put_relative(table, IMAGE + 0x40000);
 			put_relative(table + 4, IMAGE + (strings - IMAGE_AT));
 			put_relative(table + 12, IMAGE + 0x41000);
-			put_relative(table + 16, IMAGE + (strings - IMAGE_AT) + 10);
+			put_relative(table + 16, IMAGE + (strings - IMAGE_AT) + 13);
 		}
 		struct ciel_space space = open_space();
 		space.root = IMAGE_AT + 0x1000;
-		ciel_ksymtab_find(&space, IMAGE, symbols, 4);
+		ciel_ksymtab_find(&space, IMAGE, symbols, 5);
 		CHECK(symbols[0].found && symbols[1].found && !symbols[2].found);
 		CHECK_EQUAL(symbols[0].address, IMAGE + 0x40000);
 		CHECK_EQUAL(symbols[1].address, IMAGE + 0x41000);
 		CHECK_EQUAL(symbols[3].address, 42);
+		CHECK(symbols[4].found && symbols[4].address == symbols[0].address);
 		ciel_source_destroy(space.source);
 	}
 }

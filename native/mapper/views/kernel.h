@@ -76,7 +76,6 @@ struct kernfs_node___with_union {
 };
 
 enum ___css_flags { CSS_ONLINE GUEST_ENUMERATOR };
-enum ___cgroup_flags { CGRP_KILL GUEST_ENUMERATOR }; /* 5.14 to 6.14 */
 
 struct cgroup;
 struct cgroup_root;
@@ -184,7 +183,6 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node GUEST *kn;
 	struct cgroup_root GUEST *root;
-	u32 kill_seq; /* 6.15 and newer */
 	struct cgroup_subsys_state GUEST *subsys[1];
 	struct cgroup_rstat_cpu GUEST *rstat_cpu;
 	struct cgroup_rstat_base_cpu GUEST *rstat_base_cpu;
@@ -260,7 +258,10 @@ enum memcg_stat_item {
 	MEMCG_NR_STAT GUEST_ENUMERATOR,
 };
 
-enum memcg_memory_event { MEMCG_OOM_KILL GUEST_ENUMERATOR };
+enum memcg_memory_event {
+	MEMCG_OOM_KILL GUEST_ENUMERATOR,
+	MEMCG_OOM_GROUP_KILL GUEST_ENUMERATOR, /* 5.17 and newer */
+};
 
 struct page_counter {
 	atomic64_t usage;

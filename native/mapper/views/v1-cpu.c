@@ -6,10 +6,10 @@
 //   cpuusage   u64, nanoseconds: in every kernel but
 //              struct cpuacct_usage, user and system time apart: 4.7 ("sched/cpuacct: Split usage accounting into user_usage
 //              and sys_usage", d740037fac70) to 5.16 (dropped again, also in stable kernels)
-//   cpustat    ticks, as nanoseconds: how the time splits. From 5.14 on ("sched/cpuacct: Make user/system times in
+//   cpustat    ticks, as nanoseconds: how the time splits. From 5.17 on ("sched/cpuacct: Make user/system times in
 //              cpuacct.stat more precise", 8c92606ab810) the kernel scales them to the usage, as version 2 does
-//              (cputime_adjust, in cpu.c); before, it shows them as they are. Nothing in its records tells: what
-//              cgroups got in the same release, to be killed at once, does (a flag, from 6.15 on a number).
+//              (cputime_adjust, in cpu.c); before, it shows them as they are (seen in Ubuntu's 5.15). Nothing in its
+//              records tells: what memory cgroups count since the same release, killings of whole groups, does.
 #include "css.h"
 #include "v1.h"
 
@@ -61,6 +61,6 @@ int view_v1_cpu_usage(uint64_t address, const struct view_kernel *kernel, struct
 		return VIEW_NOT_ACCOUNTED;
 	read_per_cpu(container_of(css, struct cpuacct, css), kernel, out);
 	read_ticks(container_of(css, struct cpuacct, css), kernel, out);
-	out->shows_ticks = !enum_exists(___cgroup_flags, CGRP_KILL) && !field_exists(struct cgroup, kill_seq);
+	out->shows_ticks = !enum_exists(memcg_memory_event, MEMCG_OOM_GROUP_KILL);
 	return 0;
 }
