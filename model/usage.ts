@@ -114,7 +114,7 @@ export interface InterfaceCounts {
 export interface VmIntrospection {
   /** Of the instant of the reading, CLOCK_BOOTTIME of the host. */
   readonly atNanoseconds: bigint;
-  /** Names the guest's boot: it differs after every reboot or kexec. */
+  /** Names the guest's boot: it differs after every reboot or kexec, and after the guest was restored to an earlier state. */
   readonly guestBoot: string;
   readonly kernelRelease: string;
   readonly nodename: string;

@@ -11,7 +11,9 @@
  * by another process (attach-pool.ts), and leaves such a cache.
  *
  * A dead kernel's memory reads perfectly well. So when its clock stands still between two samples while QEMU burns CPU, the
- * RAM is searched again: another boot is adopted, and if there is none the reading is Stale, never a figure.
+ * RAM is searched again: another boot is adopted, and if there is none the reading is Stale, never a figure. A clock that
+ * stands still without that is a paused guest's, or one's that was replaced by another kernel (kexec, a reboot) which has
+ * nothing to do any more: there is a search for it now and then, ever more seldom, and meanwhile the figures stand.
  */
 import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
@@ -45,11 +47,18 @@ const CRASHES = 2;
 const STANDSTILL_NS = 1_500_000_000n;
 /** QEMU itself uses a little CPU for a guest that does nothing. */
 const BURNING_RATIO = 0.2;
+/** A clock that stands still for this long is not that of an idle guest. */
+const QUIET_STANDSTILL_NS = 10_000_000_000n;
 
 /** The guest's clock, since when it stands still, and what its QEMU had used by then; null: it was moving. */
 interface Clock {
   readonly jiffies: bigint;
-  readonly standing: { readonly sinceNanoseconds: bigint; readonly cpuNanoseconds: bigint } | null;
+  readonly standing: {
+    readonly sinceNanoseconds: bigint;
+    readonly cpuNanoseconds: bigint;
+    /** When another kernel is looked for, though QEMU is quiet. */
+    readonly searchAfterNanoseconds: bigint;
+  } | null;
 }
 
 /** What is to be done with a sample. */
@@ -140,15 +149,24 @@ export class GuestWatch {
     const cpuNanoseconds = (await processCpuNanoseconds(this.#process?.pid ?? 0)) ?? 0n;
     const since = this.#clock.standing;
     if (since === null) {
-      const standing = { sinceNanoseconds: sample.atNanoseconds, cpuNanoseconds };
+      const sinceNanoseconds = sample.atNanoseconds;
+      const standing = { sinceNanoseconds, cpuNanoseconds, searchAfterNanoseconds: QUIET_STANDSTILL_NS };
       this.#clock = { jiffies: sample.jiffies, standing };
       return { kind: 'good' };
     }
     const passed = sample.atNanoseconds - since.sinceNanoseconds;
     const burnt = cpuNanoseconds - since.cpuNanoseconds;
+    if (passed >= STANDSTILL_NS && Number(burnt) >= Number(passed) * BURNING_RATIO)
+      return { kind: 'suspect', settle: () => this.#lookForAnother(sample, passed) };
     // Standing still without using CPU is a paused VM, or an idle moment: its counters are what they are.
-    if (passed < STANDSTILL_NS || Number(burnt) < Number(passed) * BURNING_RATIO) return { kind: 'good' };
-    return { kind: 'suspect', settle: () => this.#lookForAnother(sample, passed) };
+    if (passed >= since.searchAfterNanoseconds) {
+      this.#clock = {
+        jiffies: sample.jiffies,
+        standing: { ...since, searchAfterNanoseconds: since.searchAfterNanoseconds * 2n },
+      };
+      void this.#searchBeside().catch(() => {});
+    }
+    return { kind: 'good' };
   }
 
   /** A sample that failed. */
@@ -181,6 +199,20 @@ export class GuestWatch {
     this.#dead = { guestBoot: sample.guestBoot, jiffies: sample.jiffies };
     const message = `the clock of ${sample.kernelRelease} has stood still for ${Number(passed / 1_000_000n)} ms while its VM used CPU, and its RAM holds no other running kernel`;
     return this.#fail(unavailable('Stale', message));
+  }
+
+  /** Whether another kernel runs in this RAM, while samples go on from the one that is known. */
+  async #searchBeside(): Promise<void> {
+    const known = this.#guest;
+    await this.#attachOnce('fresh');
+    if (this.#isClosed || this.#guest === null) return;
+    if (this.#guest === known) {
+      // Several kernels and no clock that ticks, say: nothing speaks against the one that is known.
+      this.#failure = null;
+      return;
+    }
+    known?.detach(this.#host);
+    if (this.#guest.report.guestBoot !== known?.report.guestBoot) this.#clock = null;
   }
 
   #detach(): void {

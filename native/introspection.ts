@@ -48,6 +48,18 @@ interface Watched {
   readonly vm: WatchedVm;
   strikes: number;
   goodInARow: number;
+  readonly past: Past;
+}
+
+/**
+ * A guest that is restored, by loadvm or from an older save image, is of the same boot, but its counters and its clock go
+ * back. What was counted since is another boot's, then, to whoever makes rates.
+ */
+interface Past {
+  boot: string;
+  jiffies: bigint;
+  /** '' until it is restored; then names the restored boot. */
+  suffix: string;
 }
 
 type Readings = Map<string, Reading<VmIntrospection>>;
@@ -111,9 +123,10 @@ export class Introspection {
   }): void {
     const { uuid, pid = null, source = 'auto', withServices = false, withDetails = false } = vm;
     const wanted: WatchedVm = { uuid, pid, source, withServices, withDetails };
-    const known = this.#watched.get(uuid)?.vm;
-    if (known && isDeepStrictEqual(known, wanted)) return;
-    this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0 });
+    const known = this.#watched.get(uuid);
+    if (known && isDeepStrictEqual(known.vm, wanted)) return;
+    const past = known?.past ?? { boot: '', jiffies: 0n, suffix: '' };
+    this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0, past });
   }
 
   /** Ends the watching of a VM and gives its RAM back: a mapping keeps a dead VM's RAM alive. */
@@ -242,8 +255,10 @@ export class Introspection {
     const board = halfOf(sampler.board, half);
     const batch = sampler.batches.get(id) ?? [];
     for (const row of rows) {
-      const uuid = batch[row]?.vm.uuid;
-      if (uuid !== undefined) this.#answer(sampler, id, uuid, this.#request?.id === id ? readingOf(board, row) : null);
+      const watched = batch[row];
+      if (watched === undefined) continue;
+      const reading = this.#request?.id === id ? withPast(readingOf(board, row), watched.past) : null;
+      this.#answer(sampler, id, watched.vm.uuid, reading);
     }
     sampler.process.send({ kind: 'taken', half } satisfies SamplerRequest, () => {});
     this.#watchForHang(sampler);
@@ -364,6 +379,25 @@ function openBoard(): Board {
 
 function halfOf(board: Buffer, half: number): Buffer {
   return board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
+}
+
+function withPast(reading: Reading<VmIntrospection>, past: Past): Reading<VmIntrospection> {
+  if (!reading.available) return reading;
+  const { value } = reading;
+  const { guestBoot, jiffies } = value;
+  if (guestBoot !== past.boot) past.suffix = '';
+  else if (jiffies < past.jiffies) past.suffix = `+${past.jiffies}`;
+  past.boot = guestBoot;
+  past.jiffies = jiffies;
+  if (past.suffix === '') return reading;
+  const { atNanoseconds, kernelRelease, nodename, possibleCpus } = value;
+  return available({
+    ...{ atNanoseconds, guestBoot: guestBoot + past.suffix, kernelRelease, nodename, possibleCpus, jiffies },
+    // Decoded when somebody asks.
+    get containers() {
+      return value.containers;
+    },
+  });
 }
 
 /** What the child wrote is believed no more than a guest. */

@@ -185,7 +185,7 @@ async function makeInitramfs(work: string, packages: string): Promise<void> {
   for (const directory of ['bin', 'dev', 'proc', 'sys', 'tmp']) await mkdir(join(tree, directory), { recursive: true });
   const source = sourceFile('lab/kernels/guest/init.c');
   await execa('gcc', ['-Wall', '-Wextra', '-Werror', '-O2', '-static', '-s', '-o', join(tree, 'init'), source]);
-  await symlink('init', join(tree, 'load'));
+  for (const name of ['load', 'kexec']) await symlink('init', join(tree, name));
   await copyFile(join(packages, 'busybox'), join(tree, 'bin/busybox'));
   await chmod(join(tree, 'bin/busybox'), 0o755);
   const { stdout } = await execa(join(tree, 'bin/busybox'), ['--list']);

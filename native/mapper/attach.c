@@ -5,7 +5,7 @@
  *   1. scan the RAM for VMCOREINFO                      0.1 to 0.2 s a resident GiB
  *   2. prove each copy: init_uts_ns through its page tables
  *   3. kallsyms of each that holds                      20 to 40 ms
- *   4. several hold after a warm reboot: the one whose jiffies move is the running kernel
+ *   4. several hold after a warm reboot or a kexec: the one whose clock ticks is the running kernel
  *   5. BTF, by its hash; slots of the views and of the core   30 ms, nothing for a known kernel
  *   6. prove: banner, first task, layout (iomem_resource)
  *
@@ -323,21 +323,24 @@ static uint64_t read_jiffies(struct ciel_guest *guest)
 	return address && ciel_space_read(&guest->space, address, &jiffies, sizeof(jiffies), &ignored) == CIEL_OK ? jiffies : 0;
 }
 
-/* Which of several kernels in the RAM runs: the index of the first whose jiffies move; the last one when none does. */
+/*
+ * Which of several kernels in the RAM runs: the index of the first whose clock ticks; `count` when none does. A dead
+ * kernel's memory may have been given away and change, too: then that does not look like a clock.
+ */
 static uint32_t find_running(struct ciel_guest **guests, uint32_t count)
 {
-	uint64_t before[CIEL_MAX_CANDIDATES];
+	uint64_t before[CIEL_MAX_CANDIDATES], start = now_ns();
 
 	for (uint32_t i = 0; i < count; i++)
 		before[i] = read_jiffies(guests[i]);
 	for (int step = 0; step < LIVELINESS_STEPS; step++) {
 		nanosleep(&(struct timespec){ .tv_nsec = LIVELINESS_STEP_NS }, NULL);
 		for (uint32_t i = 0; i < count; i++) {
-			if (read_jiffies(guests[i]) != before[i])
+			if (ciel_clock_ticks(before[i], read_jiffies(guests[i]), now_ns() - start))
 				return i;
 		}
 	}
-	return count - 1;
+	return count;
 }
 
 /* Steps 2 and 3 for all of them: those that hold. */
@@ -387,10 +390,17 @@ static enum ciel_status find_kernel(struct ciel_source *source, const struct cie
 		return ciel_context(error, "%u copies of VMCOREINFO, none describes a kernel that is there; the last one",
 				    candidates->count);
 	uint32_t running = count == 1 ? 0 : find_running(guests, count);
+	/* No clock ticks in a dump: then what lies highest is as good as any other. */
+	if (running == count && report->source == CIEL_SOURCE_DUMP)
+		running = count - 1;
 	for (uint32_t i = 0; i < count; i++) {
 		if (i != running)
 			ciel_guest_destroy(guests[i]);
 	}
+	if (running == count)
+		return ciel_fail(error, CIEL_STALE,
+				 "the RAM holds %u kernels and the clock of none ticks: the guest is paused, or on its way to another kernel",
+				 count);
 	*ret = guests[running];
 	return CIEL_OK;
 }

@@ -300,6 +300,7 @@ static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *h
 		return status;
 
 	const struct view_kernel *kernel = sample->guest->kernel;
+	ciel_programme_set_clock(programme, proof.jiffies);
 	header->jiffies = proof.jiffies;
 	memcpy(header->nodename, proof.nodename, sizeof(proof.nodename));
 	header->possible_cpus = kernel->cpu_count;

@@ -84,6 +84,9 @@ void ciel_guest_set_linear_ranges(struct ciel_guest *guest);
 
 enum ciel_status ciel_guest_boot_id(struct ciel_guest *guest, uint8_t ret[16], struct ciel_error *error);
 
+/* Whether these are the jiffies of a kernel that runs, `elapsed_ns` apart. An idle kernel's stand still for a while. */
+int ciel_clock_ticks(uint64_t before, uint64_t now, uint64_t elapsed_ns);
+
 void ciel_guest_destroy(struct ciel_guest *guest);
 void ciel_guest_cleanup(struct ciel_guest **guest);
 

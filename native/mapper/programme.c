@@ -34,6 +34,14 @@ static void drop_container(struct ciel_programme *programme, struct ciel_contain
 	free(container->path);
 }
 
+void ciel_programme_set_clock(struct ciel_programme *programme, uint64_t jiffies)
+{
+	/* The guest was restored: loadvm, or an older save image. */
+	for (uint32_t i = 0; jiffies < programme->jiffies && i < programme->container_count; i++)
+		memset(&programme->containers[i].lift, 0, sizeof(programme->containers[i].lift));
+	programme->jiffies = jiffies;
+}
+
 void ciel_programme_clear(struct ciel_programme *programme)
 {
 	drop(programme, &programme->tree);

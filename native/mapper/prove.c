@@ -84,6 +84,16 @@ enum ciel_status ciel_guest_prove(struct ciel_guest *guest, struct ciel_error *e
 	return status ? status : prove_nodes(guest, error);
 }
 
+/* Jiffies begin 300 s before their lower 32 bits wrap, whatever HZ is, so in a narrow range of what a word may be. */
+int ciel_clock_ticks(uint64_t before, uint64_t now, uint64_t elapsed_ns)
+{
+	static const uint64_t highest_hz = 1000, first = (1ull << 32) - 300 * 1000, years = 100ull * 366 * 86400;
+	static const uint64_t longest_sleep_s = 60, second_ns = 1000000000;
+	uint64_t seconds = elapsed_ns / second_ns + 1 + longest_sleep_s;
+
+	return before >= first && now > before && now - before <= seconds * highest_hz && now - first <= years * highest_hz;
+}
+
 /* A variable of the kernel's image, or 0: kernels without KASLR for memory regions have none of them. */
 static uint64_t read_variable(struct ciel_guest *guest, enum ciel_core_slot symbol)
 {

@@ -1,7 +1,8 @@
 /*
  * Everything that runs in a guest of the kernel matrix, one static program beside busybox. As init it mounts the cgroup
  * hierarchies that the kernel's command line asks for, loads modules and then answers the host on a virtio-serial port; as
- * `/load MODE` it is what containers of the matrix run.
+ * `/load MODE` it is what containers of the matrix run, and as `/kexec KERNEL INITRAMFS COMMAND-LINE` it starts another
+ * kernel in this one's place.
  *
  *   ciel.cgroups=v2       one hierarchy with all controllers on /sys/fs/cgroup
  *   ciel.cgroups=v1       one hierarchy a controller, as hosts without systemd had it, and name=systemd
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -105,6 +107,19 @@ static void load(int count, char **arguments)
 		memset(memory, 1, bytes);
 	for (;;)
 		pause();
+}
+
+/* --- another kernel ---------------------------------------------------------------------------------------------------- */
+
+static int kexec(int count, char **arguments)
+{
+	if (count != 4)
+		return 2;
+	int kernel = open(arguments[1], O_RDONLY | O_CLOEXEC), initramfs = open(arguments[2], O_RDONLY | O_CLOEXEC);
+	if (syscall(SYS_kexec_file_load, kernel, initramfs, strlen(arguments[3]) + 1, arguments[3], 0UL) == 0)
+		reboot(RB_KEXEC);
+	fprintf(stderr, "kexec: %s: %s\n", arguments[1], strerror(errno));
+	return 1;
 }
 
 /* --- setting up -------------------------------------------------------------------------------------------------------- */
@@ -315,6 +330,8 @@ int main(int count, char **arguments)
 {
 	if (strcmp(arguments[0], "/load") == 0)
 		load(count, arguments);
+	if (strcmp(arguments[0], "/kexec") == 0)
+		return kexec(count, arguments);
 
 	mount_at("devtmpfs", "/dev", NULL);
 	mount_at("proc", "/proc", NULL);

@@ -6,7 +6,10 @@
 static u64 directory_id(struct kernfs_node GUEST *node)
 {
 	struct kernfs_node___with_union GUEST *older = (struct kernfs_node___with_union GUEST *)(u64)node;
+	struct kernfs_node___numbered GUEST *oldest = (struct kernfs_node___numbered GUEST *)(u64)node;
 
+	if (field_exists(struct kernfs_node___numbered, ino))
+		return oldest->ino;
 	if (field_exists(struct kernfs_node___with_union, id.id))
 		return older->id.id;
 	return node->id;

@@ -3,6 +3,9 @@
 // CPU time of a cgroup and all below it: bstat and the unflushed parts (css.h says how flushes are kept out).
 //
 //   cgroup.bstat + Σ over the subtree ( Σ over CPUs (bstat - last_bstat) + (below only) (.bstat - .last_bstat) )
+//
+// Before cgroups had a last_bstat (4.18 to 5.4 are such kernels), a flush hands what is new to the parent's pending_bstat, and
+// takes its own along: instead of the last term there is Σ over the subtree of .pending_bstat.
 #include "css.h"
 #include "v1.h"
 
@@ -49,18 +52,33 @@ static int sum_flushed(struct cgroup GUEST *top, const struct view_kernel *kerne
 	return 0;
 }
 
-/* What has been flushed into the top, or is on its way there. */
-static int read_totals(struct cgroup GUEST *top, struct view_cpu *out)
+static int read_pending(struct cgroup GUEST *top, u64 sign, struct view_cpu *out, u64 *number)
 {
 	struct cgroup_subsys_state GUEST *css = &top->self;
 	struct css_walk walk;
 
-	pass_time(&top->bstat, 1, out);
+	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
+		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
+
+		mix(number, pass_time(&((struct cgroup___pending GUEST *)(u64)cgroup)->pending_bstat, sign, out));
+	}
+	return 0;
+}
+
+/* What has been flushed into the top, or is on its way there: times `sign`; and a number that a flush changes. */
+static int read_totals(struct cgroup GUEST *top, u64 sign, struct view_cpu *out, u64 *number)
+{
+	struct cgroup_subsys_state GUEST *css = &top->self;
+	struct css_walk walk;
+
+	*number = pass_time(&top->bstat, sign, out);
+	if (field_exists(struct cgroup___pending, pending_bstat))
+		return read_pending(top, sign, out, number);
 	for (css_walk_start(&walk, css); (css = css_walk_next(&walk));) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
 
-		pass_time(&cgroup->bstat, 1, out);
-		pass_time(&cgroup->last_bstat, -1ull, out);
+		mix(number, pass_time(&cgroup->bstat, sign, out));
+		mix(number, pass_time(&cgroup->last_bstat, -sign, out));
 	}
 	return 0;
 }
@@ -70,17 +88,20 @@ static int read_once(struct cgroup GUEST *top, const struct view_kernel *kernel,
 {
 	struct cgroup_subsys_state GUEST *css = &top->self;
 	struct css_walk walk;
-	u64 flushed_before, flushed = 0;
+	u64 totals_before, totals, flushed_before, flushed = 0;
 
+	read_totals(top, 0, out, &totals_before);
 	sum_flushed(top, kernel, out, &flushed_before);
+	if (base_flush_is_running())
+		return 1;
 	g_refresh();
 	out->usage.value = 0;
 	out->user.value = 0;
 	out->system.value = 0;
 	for (u64 i = 0; i < kernel->cpu_count; i++)
 		host_at(out->by_cpu, i) = 0;
-	read_totals(top, out);
-	if (base_flush_is_running())
+	read_totals(top, 1, out, &totals);
+	if (base_flush_is_running() || totals != totals_before)
 		return 1;
 	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);

@@ -67,7 +67,8 @@ static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgro
  *   3. is no flush running? (one that stands still between its two additions changes nothing that could be seen twice)
  *   4. all `last` again, and `cur`: when the sum is that of 1, no flush came between 1 and 4
  *
- * and is repeated when 3 or 4 does not hold.
+ * and is repeated when 3 or 4 does not hold. CPU time asks before 2, too, whether a flush is running, as older kernels move
+ * `last` on before the totals; and compares the totals with those of 1, as a flush may only hand up what is on its way.
  *
  * Recorded, all this is one constant. A flush moves counts from one place to the next, so
  *
@@ -76,6 +77,15 @@ static inline struct cgroup_subsys_state GUEST *css_of(struct cgroup GUEST *cgro
  * stays what it is as long as no state joins or leaves the subtree, which its checks would see; only `cur` grows. So total
  * and last are passing() loads, cur is a count(), and a repeat cannot be torn by a flush: it reads neither.
  */
+/*
+ * A number that stands for a sequence of counters. Not their sum: these go up and down, and what a flush takes from one it
+ * adds to another.
+ */
+static inline void mix(u64 *number, u64 counter)
+{
+	*number = *number * 0x9e3779b97f4a7c15ull + counter;
+}
+
 static inline int lock_is_held(u64 lock)
 {
 	return passing(*(u32 GUEST *)lock) != 0;
@@ -97,6 +107,13 @@ static inline int flush_is_running(struct cgroup_subsys_state GUEST *css)
 	if (field_exists(struct cgroup_subsys, rstat_ss_lock))
 		return lock_is_held((u64)&css->ss->rstat_ss_lock);
 	return base_flush_is_running();
+}
+
+/* Whether a memory cgroup counts its pages without those below it: up to 5.1. */
+static inline int counts_own_items(void)
+{
+	return !field_exists(struct mem_cgroup, vmstats) && (field_exists(struct mem_cgroup___own_array, stat[0].counter) ||
+							     type_exists(struct mem_cgroup_stat_cpu));
 }
 
 /*

@@ -199,7 +199,8 @@ static int read_io(struct cgroup GUEST *cgroup, const struct view_kernel *kernel
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
-	if (!is_in_default_hierarchy(cgroup))
+	/* Up to 5.4 io.stat says what version 1's counters say, of all below together. */
+	if (!is_in_default_hierarchy(cgroup) || !field_exists(struct blkcg_gq, iostat_cpu))
 		return sum_v1(css, kernel, out);
 	while (read_once(css, kernel, out)) {
 		spoil_recording();

@@ -63,27 +63,76 @@ static int is_compacted(void)
 
 /*
  * Newer kernels keep only the items that memory cgroups use, and a table says where. Its entries were signed bytes of
- * position + 1 with 0 for a missing one, and are now positions with 0xff for a missing one: any 0xff tells. Without the
- * table nothing can be read.
+ * position + 1 with 0 for a missing one, and are now bytes of positions with all bits set for a missing one; wider entries
+ * are foreseen. Nothing in the kernel's types tells. But each counter has its position once, so the reading under which the
+ * positions are 0, 1, 2, … up to the number of counters is the right one. Without the table nothing can be read.
  */
+enum { MAX_ITEMS = 512 };
+
+struct table_form {
+	u64 width, first, missing;
+};
+
+static u64 table_entry(u64 table, u64 width, u64 item)
+{
+	u64 entry = 0;
+
+	for (u64 i = 0; i < width; i++)
+		entry |= (u64)*(u8 GUEST *)(table + item * width + i) << 8 * i;
+	return entry;
+}
+
+/* Whether a table of this form has each of the positions once. */
+static int fits(u64 table, const struct table_form *form, u64 items, u64 counters)
+{
+	u64 seen[MAX_ITEMS / 64] = {}, found = 0;
+
+	for (u64 item = 0; item < items; item++) {
+		u64 entry = table_entry(table, form->width, item), position = entry - form->first;
+
+		if (entry == form->missing)
+			continue;
+		if (position >= counters || position >= MAX_ITEMS || host_at(seen, position / 64) >> position % 64 & 1)
+			return 0;
+		host_at(seen, position / 64) |= 1ull << position % 64;
+		found++;
+	}
+	return found == counters;
+}
+
+static int find_form(u64 table, u64 items, struct table_form *form)
+{
+	u64 counters = field_size(struct memcg_vmstats, state) / 8;
+
+	for (form->width = 1; form->width <= 4; form->width *= 2) {
+		form->first = 0;
+		form->missing = (1ull << 8 * form->width) - 1;
+		if (fits(table, form, items, counters))
+			return 0;
+		form->first = 1;
+		form->missing = 0;
+		if (fits(table, form, items, counters))
+			return 0;
+	}
+	return CIEL_VIEW_CHANGED;
+}
+
 static int find_item(u64 item, u64 *position)
 {
-	u8 GUEST *table;
-	u64 entry, items, is_from_zero = 0;
+	struct table_form form;
+	u64 table, entry;
 
 	if (!symbol_exists(mem_cgroup_stats_index) && !is_compacted()) {
 		*position = item;
 		return 0;
 	}
-	table = guest_symbol(u8, mem_cgroup_stats_index);
-	items = guest_enum(memcg_stat_item, MEMCG_NR_STAT);
-	for (u64 i = 0; i < items; i++)
-		if (table[i] == 0xff)
-			is_from_zero = 1;
-	entry = table[item];
-	if (is_from_zero ? entry == 0xff : entry == 0)
+	table = (u64)guest_symbol(u8, mem_cgroup_stats_index);
+	if (find_form(table, guest_enum(memcg_stat_item, MEMCG_NR_STAT), &form))
+		return CIEL_VIEW_CHANGED;
+	entry = table_entry(table, form.width, item);
+	if (entry == form.missing)
 		return VIEW_NOT_ACCOUNTED;
-	*position = is_from_zero ? entry : entry - 1;
+	*position = entry - form.first;
 	return 0;
 }
 
@@ -92,6 +141,11 @@ static int find_item(u64 item, u64 *position)
 	{                                                                                                              \
 		return find_item(guest_enum(list, name), position);                                                    \
 	}
+ITEM(memcg_stat_item, MEMCG_RSS)
+ITEM(memcg_stat_item, MEMCG_CACHE)
+ITEM(mem_cgroup_stat_index, MEM_CGROUP_STAT_RSS)
+ITEM(mem_cgroup_stat_index, MEM_CGROUP_STAT_CACHE)
+ITEM(mem_cgroup_stat_index, MEM_CGROUP_STAT_FILE_MAPPED)
 ITEM(node_stat_item, NR_ANON_MAPPED)
 ITEM(node_stat_item, NR_FILE_PAGES)
 ITEM(node_stat_item, NR_SWAPCACHE)
@@ -99,15 +153,52 @@ ITEM(node_stat_item, NR_INACTIVE_FILE)
 ITEM(node_stat_item, NR_FILE_MAPPED)
 ITEM(memcg_stat_item, MEMCG_KMEM)
 
+/* What memory cgroups do not count may be an item of the node's all the same: the memory cgroup's own name comes first. */
+static int find_anon(u64 *position)
+{
+	if (enum_exists(mem_cgroup_stat_index, MEM_CGROUP_STAT_RSS))
+		return find_MEM_CGROUP_STAT_RSS(position);
+	return enum_exists(memcg_stat_item, MEMCG_RSS) ? find_MEMCG_RSS(position) : find_NR_ANON_MAPPED(position);
+}
+
+static int find_file(u64 *position)
+{
+	if (enum_exists(mem_cgroup_stat_index, MEM_CGROUP_STAT_CACHE))
+		return find_MEM_CGROUP_STAT_CACHE(position);
+	return enum_exists(memcg_stat_item, MEMCG_CACHE) ? find_MEMCG_CACHE(position) : find_NR_FILE_PAGES(position);
+}
+
+static int find_mapped(u64 *position)
+{
+	if (enum_exists(mem_cgroup_stat_index, MEM_CGROUP_STAT_FILE_MAPPED))
+		return find_MEM_CGROUP_STAT_FILE_MAPPED(position);
+	return find_NR_FILE_MAPPED(position);
+}
+
+/* Pages on LRU lists are an item where there are vmstats only: when there are none, that is what is missing. */
+static int find_inactive_file(u64 *position)
+{
+	if (counts_own_items())
+		*position = field_offset(struct mem_cgroup, vmstats);
+	return find_NR_INACTIVE_FILE(position);
+}
+
+static int find_swap_cache(u64 *position)
+{
+	if (counts_own_items())
+		*position = field_offset(struct mem_cgroup, vmstats);
+	return find_NR_SWAPCACHE(position);
+}
+
 int view_kernel(struct view_kernel *out)
 {
 	if (list_cpus(out))
 		fail(CIEL_VIEW_CHANGED);
-	settle(&out->anon_item, TRY(find_NR_ANON_MAPPED(&out->anon_item.value)));
-	settle(&out->file_item, TRY(find_NR_FILE_PAGES(&out->file_item.value)));
-	settle(&out->swap_cache_item, TRY(find_NR_SWAPCACHE(&out->swap_cache_item.value)));
-	settle(&out->inactive_file_item, TRY(find_NR_INACTIVE_FILE(&out->inactive_file_item.value)));
-	settle(&out->mapped_item, TRY(find_NR_FILE_MAPPED(&out->mapped_item.value)));
+	settle(&out->anon_item, TRY(find_anon(&out->anon_item.value)));
+	settle(&out->file_item, TRY(find_file(&out->file_item.value)));
+	settle(&out->swap_cache_item, TRY(find_swap_cache(&out->swap_cache_item.value)));
+	settle(&out->inactive_file_item, TRY(find_inactive_file(&out->inactive_file_item.value)));
+	settle(&out->mapped_item, TRY(find_mapped(&out->mapped_item.value)));
 	settle(&out->kernel_item, TRY(find_MEMCG_KMEM(&out->kernel_item.value)));
 	return 0;
 }

@@ -75,6 +75,10 @@ struct kernfs_node___with_union {
 	} id; /* 4.14 to 5.4 */
 };
 
+struct kernfs_node___numbered {
+	u64 ino; /* up to 4.13 */
+};
+
 enum ___css_flags { CSS_ONLINE GUEST_ENUMERATOR };
 
 struct cgroup;
@@ -197,6 +201,10 @@ struct cgroup___embedded {
 	struct psi_group psi; /* 4.20 to 6.0 */
 };
 
+struct cgroup___pending {
+	struct cgroup_base_stat pending_bstat; /* 4.18 to 5.4: what children have handed up */
+};
+
 struct cgroup_root {
 	struct cgroup cgrp;
 };
@@ -254,8 +262,17 @@ enum node_stat_item {
 };
 
 enum memcg_stat_item {
+	MEMCG_CACHE GUEST_ENUMERATOR, /* 4.12 to 5.7 */
+	MEMCG_RSS GUEST_ENUMERATOR,
 	MEMCG_KMEM GUEST_ENUMERATOR, /* 5.18 and newer */
 	MEMCG_NR_STAT GUEST_ENUMERATOR,
+};
+
+/* Up to 4.11. */
+enum mem_cgroup_stat_index {
+	MEM_CGROUP_STAT_CACHE GUEST_ENUMERATOR,
+	MEM_CGROUP_STAT_RSS GUEST_ENUMERATOR,
+	MEM_CGROUP_STAT_FILE_MAPPED GUEST_ENUMERATOR,
 };
 
 enum memcg_memory_event {
@@ -269,8 +286,10 @@ struct page_counter {
 	u64 max;
 };
 
-struct page_counter___atomic_limit {
-	u64 limit; /* up to 4.17 */
+/* 3.19 to 4.17 */
+struct page_counter___limit {
+	atomic64_t count;
+	u64 limit;
 };
 
 struct memcg_vmstats {
@@ -297,7 +316,26 @@ struct mem_cgroup___embedded {
 };
 
 struct mem_cgroup___array {
-	atomic64_t vmstats[1]; /* 5.10 */
+	atomic64_t vmstats[1]; /* 5.2 to 5.12 */
+};
+
+/* Each cgroup's own, without those below. */
+struct mem_cgroup___own_array {
+	atomic64_t stat[1]; /* 4.16 to 5.1 */
+};
+
+struct mem_cgroup_stat_cpu {
+	s64 count[1];
+};
+
+struct mem_cgroup___own_per_cpu {
+	struct mem_cgroup_stat_cpu GUEST *stat; /* up to 4.15 */
+};
+
+/* Records of their own where `memory` and `swap` have other members. */
+struct mem_cgroup___limit {
+	struct page_counter___limit memory;
+	struct page_counter___limit swap;
 };
 
 /* --- the io controller ----------------------------------------------------------------------------------------------- */

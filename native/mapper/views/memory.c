@@ -7,7 +7,14 @@
 //
 //   vmstats->state + Σ over the subtree ( vmstats->state_pending + Σ over CPUs (state - state_prev) )
 //
-// 5.10 has no such flush: each CPU adds to all ancestors in batches, and the kernel shows what has been added.
+// Older kernels have no such flush, and show what has been added so far; where it is, newest first:
+//
+//   mem_cgroup.vmstats[]          5.2 on: each CPU adds to all ancestors, in batches
+//   mem_cgroup.stat[]             4.16 on: to this one only, in batches; the subtree is summed up
+//   Σ over CPUs stat->count[]     before: likewise, at once
+//
+// Up to 5.7 anon and file are items of their own (MEMCG_RSS, MEMCG_CACHE), and before 4.12 of another enum; pages on LRU
+// lists are counted with the other items only in vmstats.
 #include "css.h"
 
 enum { PAGE_BYTES = 4096 }; /* x86-64 has no other */
@@ -42,15 +49,6 @@ static inline u64 position_of(const struct view_figure *item)
 	   item == INACTIVE_FILE ? &(out)->inactive_file.value :                                                       \
 	   item == MAPPED ? &(out)->mapped.value : &(out)->kernel.value))
 
-/*
- * A number that stands for a sequence of counters. Not their sum: these go up and down, and what a flush takes from one it
- * adds to another.
- */
-static inline void mix(u64 *number, s64 counter)
-{
-	*number = *number * 0x9e3779b97f4a7c15ull + (u64)counter;
-}
-
 /* What has not been flushed into the top's state: added to `out` when `is_counted`; and a number that a flush changes. */
 static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel,
 			 const struct items *items, int is_counted, struct view_memory *out, u64 *flushed)
@@ -70,7 +68,7 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 			if (position == MISSING)
 				continue;
 			pending = passing(totals->state_pending[position]);
-			mix(flushed, pending);
+			mix(flushed, (u64)pending);
 			if (is_counted)
 				pages_of(out, item) += pending;
 			for (u64 i = 0; i < kernel->cpu_count; i++) {
@@ -78,7 +76,7 @@ static int sum_unflushed(struct cgroup_subsys_state GUEST *css, const struct vie
 					per_cpu_ptr(counters, host_at(kernel->offset, i));
 				s64 before = passing(here->state_prev[position]);
 
-				mix(flushed, before);
+				mix(flushed, (u64)before);
 				if (is_counted) {
 					pages_of(out, item) -= before;
 					count(pages_of(out, item), here->state[position]);
@@ -109,10 +107,43 @@ static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_ke
 	return flushed != flushed_before;
 }
 
+/* Counters that are each cgroup's own. Which cgroups there are is checked by the walk, so a repeat is exact. */
+static int sum_own(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, const struct items *items,
+		   struct view_memory *out)
+{
+	int is_array = field_exists(struct mem_cgroup___own_array, stat[0].counter) ? 1 : 0;
+	struct css_walk walk;
+
+	for (u64 item = 0; item < items->count; item++)
+		pages_of(out, item) = 0;
+	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
+		u64 memory = (u64)container_of(css, struct mem_cgroup, css);
+
+		for (u64 item = 0; item < items->count; item++) {
+			u64 position = host_at(items->position, item);
+			struct mem_cgroup_stat_cpu GUEST *counters;
+
+			if (position == MISSING)
+				continue;
+			if (is_array) {
+				count(pages_of(out, item), ((struct mem_cgroup___own_array GUEST *)memory)->stat[position].counter);
+				continue;
+			}
+			counters = ((struct mem_cgroup___own_per_cpu GUEST *)memory)->stat;
+			for (u64 i = 0; i < kernel->cpu_count; i++)
+				count(pages_of(out, item), per_cpu_ptr(counters, host_at(kernel->offset, i))->count[position]);
+		}
+	}
+	return 0;
+}
+
 static int read_items(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, const struct items *items,
 		      struct view_memory *out)
 {
 	struct mem_cgroup___array GUEST *older = (struct mem_cgroup___array GUEST *)(u64)memory;
+
+	if (counts_own_items())
+		return sum_own(&memory->css, kernel, items, out);
 
 	if (field_exists(struct mem_cgroup___array, vmstats[0].counter)) {
 		for (u64 item = 0; item < items->count; item++) {
@@ -145,10 +176,19 @@ static void settle_item(struct view_figure *figure, const struct view_figure *it
 	}
 }
 
+/* Up to 4.17 a page_counter's members have other names. */
+static inline int has_limits(void)
+{
+	return field_exists(struct page_counter___limit, limit) ? 1 : 0;
+}
+
 static int read_current(struct mem_cgroup GUEST *memory, u64 *pages)
 {
 	*pages = 0;
-	count(*pages, memory->memory.usage.counter);
+	if (has_limits())
+		count(*pages, ((struct mem_cgroup___limit GUEST *)(u64)memory)->memory.count.counter);
+	else
+		count(*pages, memory->memory.usage.counter);
 	return 0;
 }
 
@@ -174,13 +214,16 @@ static int read_swap(struct cgroup GUEST *cgroup, struct mem_cgroup GUEST *memor
 	if (!is_in_default_hierarchy(cgroup))
 		return VIEW_NOT_ACCOUNTED;
 	*pages = 0;
-	count(*pages, memory->swap.usage.counter);
+	if (has_limits())
+		count(*pages, ((struct mem_cgroup___limit GUEST *)(u64)memory)->swap.count.counter);
+	else
+		count(*pages, memory->swap.usage.counter);
 	return 0;
 }
 
 static int read_limit(struct mem_cgroup GUEST *memory, u64 *bytes)
 {
-	u64 pages = memory->memory.max;
+	u64 pages = has_limits() ? ((struct mem_cgroup___limit GUEST *)(u64)memory)->memory.limit : memory->memory.max;
 
 	*bytes = pages * PAGE_BYTES;
 	/* PAGE_COUNTER_MAX, the kernel's "max", is LONG_MAX / PAGE_SIZE. */
