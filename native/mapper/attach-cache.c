@@ -5,6 +5,7 @@
  * The file is of one boot of one VM and names nothing but VMCOREINFO's numbers and slots; a guest that could change it
  * would deceive itself alone. It is believed only when
  *   - its hash is right, and it was written for the same descriptors: another build asks other questions;
+ *   - the RAM is laid out as it was then, which was proved;
  *   - the memory agrees: release, banner, first task and boot id are those of the file (ciel_guest_prove).
  * A kernel that was rebooted out of this RAM still agrees, as its memory is still there; that its jiffies stand still is
  * seen by the sampler, which then attaches without the file.
@@ -30,6 +31,7 @@ struct saved_attach {
 	uint8_t descriptors_hash[CIEL_HASH_BYTES];
 	uint8_t btf_hash[CIEL_HASH_BYTES];
 	uint8_t boot_id[16];
+	struct ciel_layout layout;
 	struct ciel_vmcoreinfo info;
 	struct ciel_slot slots[];
 	/* then the SHA-256 of all that */
@@ -73,6 +75,7 @@ enum ciel_status ciel_guest_save(const struct ciel_guest *guest, const char *pat
 	saved->slot_count = count;
 	memcpy(saved->btf_hash, guest->btf_hash, sizeof(saved->btf_hash));
 	memcpy(saved->boot_id, guest->boot_id, sizeof(saved->boot_id));
+	saved->layout = guest->layout;
 	saved->info = guest->info;
 	memcpy(saved->slots, guest->slots, count * sizeof(*guest->slots));
 	ciel_sha256(saved, bytes, (uint8_t *)saved + bytes);
@@ -120,6 +123,11 @@ static int is_intact(const struct saved_attach *saved, uint32_t slot_count)
 	       memcmp(descriptors, saved->descriptors_hash, sizeof(descriptors)) == 0;
 }
 
+static int is_same_layout(const struct ciel_layout *a, const struct ciel_layout *b)
+{
+	return a->count == b->count && a->nodes == b->nodes && memcmp(a->ranges, b->ranges, sizeof(a->ranges)) == 0;
+}
+
 enum ciel_status ciel_guest_load(const char *path, struct ciel_source *source, const struct ciel_layout *layout,
 				 struct ciel_guest **ret, struct ciel_error *error)
 {
@@ -128,8 +136,8 @@ enum ciel_status ciel_guest_load(const char *path, struct ciel_source *source, c
 
 	ciel_all_descriptors(&count);
 	_cleanup_free_ struct saved_attach *saved = count <= MAX_SLOTS ? read_saved(path, count) : NULL;
-	if (!saved || !is_intact(saved, count))
-		return ciel_fail(error, CIEL_STALE, "%s is missing, damaged or of another build", path);
+	if (!saved || !is_intact(saved, count) || !is_same_layout(&saved->layout, layout))
+		return ciel_fail(error, CIEL_STALE, "%s is missing, damaged, of another build or of other RAM", path);
 
 	_cleanup_(ciel_guest_cleanup) struct ciel_guest *guest = calloc(1, sizeof(*guest));
 	if (!guest || !(guest->slots = calloc(count, sizeof(*guest->slots))))

@@ -137,14 +137,27 @@ static enum ciel_status attach_to(const struct ciel_attach_request *request, con
 	return CIEL_OK;
 }
 
+/* The nodes' blocks in either order. The first order's failure is told, unless the other one holds. */
+static enum ciel_status attach_in_any_order(const struct ciel_attach_request *request, const struct attach_paths *paths,
+					    const struct ciel_layout *layout, struct ciel_guest **ret,
+					    struct ciel_attach_report *report, struct ciel_error *error)
+{
+	int is_guess;
+	enum ciel_status status = attach_to(request, paths, layout, 0, &is_guess, ret, report, error);
+	struct ciel_error other;
+
+	if (status && is_guess && attach_to(request, paths, layout, 1, &is_guess, ret, report, &other) == CIEL_OK)
+		status = CIEL_OK;
+	return status;
+}
+
 int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest **ret, struct ciel_attach_report *report,
 		    struct ciel_error *error)
 {
 	uint64_t start = now_ns();
-	struct ciel_layout layout;
+	struct ciel_layout layout, above;
 	struct ciel_guest *guest = NULL;
 	struct attach_paths paths;
-	int is_guess;
 
 	*ret = NULL;
 	*report = (struct ciel_attach_report){ 0 };
@@ -159,11 +172,11 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 	if (status)
 		return status;
 	layout.nodes = request->node_count;
-	status = attach_to(request, &paths, &layout, 0, &is_guess, &guest, report, error);
-	if (status && is_guess) {
+	status = attach_in_any_order(request, &paths, &layout, &guest, report, error);
+	/* Without VMCOREINFO there is no kernel, wherever the RAM is. */
+	if (status && status != CIEL_NO_VMCOREINFO && status != CIEL_PROCESS_GONE && ciel_layout_above_1_tib(&layout, &above)) {
 		struct ciel_error other;
-		/* The first order's failure is told, unless the other one holds. */
-		if (attach_to(request, &paths, &layout, 1, &is_guess, &guest, report, &other) == CIEL_OK)
+		if (attach_in_any_order(request, &paths, &above, &guest, report, &other) == CIEL_OK)
 			status = CIEL_OK;
 	}
 	if (status)

@@ -46,6 +46,19 @@ int main(void)
 	}
 	CHECK(ciel_layout_of_qemu((enum ciel_machine)7, GiB, 0, &layout, &error) == CIEL_UNSUPPORTED);
 	CHECK(ciel_layout_of_qemu(CIEL_MACHINE_Q35, GiB + 1, 0, &layout, &error) == CIEL_BAD_ARGUMENT);
-	CHECK(ciel_layout_of_qemu(CIEL_MACHINE_Q35, 1024 * GiB, 0, &layout, &error) != CIEL_OK);
+
+	/* A tebibyte, and where an AMD processor has its upper part. (Emulated processors have too few address bits for a guest.) */
+	struct ciel_layout other;
+	CHECK(ciel_layout_of_qemu(CIEL_MACHINE_Q35, 1024 * GiB, 0, &layout, &error) == CIEL_OK);
+	CHECK_EQUAL(ciel_layout_end(&layout), (4 + 1022) * GiB);
+	CHECK(ciel_layout_above_1_tib(&layout, &other));
+	CHECK_EQUAL(ciel_layout_end(&other), (1024 + 1022) * GiB);
+	CHECK(ciel_layout_find(&other, 1024 * GiB + 5, &offset, &left));
+	CHECK_EQUAL(offset, 2 * GiB + 5);
+	CHECK(!ciel_layout_find(&other, 4 * GiB + 5, &offset, &left));
+	CHECK(ciel_layout_find(&other, 5, &offset, &left) && offset == 5);
+	CHECK(!ciel_layout_above_1_tib(&other, &layout));
+	CHECK(ciel_layout_of_qemu(CIEL_MACHINE_Q35, GiB, 0, &layout, &error) == CIEL_OK);
+	CHECK(!ciel_layout_above_1_tib(&layout, &other));
 	return 0;
 }

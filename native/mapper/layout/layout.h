@@ -34,6 +34,9 @@ enum ciel_machine {
 enum ciel_status ciel_layout_of_qemu(enum ciel_machine machine, uint64_t ram_size, uint64_t max_below_4g,
 				     struct ciel_layout *ret, struct ciel_error *error);
 
+/* The other place where QEMU may put the RAM above 4 GiB; 0 when there is none. */
+int ciel_layout_above_1_tib(const struct ciel_layout *layout, struct ciel_layout *ret);
+
 /* size: of the dump's source. */
 enum ciel_status ciel_layout_of_dump(const struct ciel_dump_shape *shape, uint64_t size, struct ciel_layout *ret,
 				     struct ciel_error *error);

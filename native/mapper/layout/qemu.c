@@ -6,12 +6,13 @@
  *   q35     RAM < 2.75 GiB: one range. From there on 2 GiB below the hole, the rest from 4 GiB.
  *
  * max-ram-below-4g replaces i440fx's 3.5 GiB (then rounded to 3 GiB when larger and RAM reaches it), and lowers q35's.
- * AMD guests whose RAM crosses 0xfd00000000 get the upper part at 1 TiB; those are refused, as no proof has been seen.
+ * With an AMD processor, and RAM, memory slots and PCI window together beyond 0xfd00000000 (HyperTransport's), the upper part
+ * begins at 1 TiB instead of 4 GiB (from QEMU 7.1 on). The command line does not tell: this is tried when the first does not
+ * prove itself.
  */
 #include "layout.h"
 
 static const uint64_t GiB = 1ull << 30;
-static const uint64_t AMD_HYPERTRANSPORT = 0xfd00000000ull;
 
 static uint64_t below_4g(enum ciel_machine machine, uint64_t ram_size, uint64_t max_below_4g)
 {
@@ -30,9 +31,6 @@ enum ciel_status ciel_layout_of_qemu(enum ciel_machine machine, uint64_t ram_siz
 		return ciel_fail(error, CIEL_UNSUPPORTED, "machine type %d is not known", (int)machine);
 	if (ram_size == 0 || (ram_size & ~CIEL_PAGE_MASK) || max_below_4g > 4 * GiB)
 		return ciel_fail(error, CIEL_BAD_ARGUMENT, "RAM of %llu bytes", (unsigned long long)ram_size);
-	if (ram_size > AMD_HYPERTRANSPORT - 4 * GiB)
-		return ciel_fail(error, CIEL_UNSUPPORTED, "RAM of %llu bytes reaches AMD's reserved range at 0xfd00000000",
-				 (unsigned long long)ram_size);
 
 	uint64_t low = below_4g(machine, ram_size, max_below_4g);
 	if (low > ram_size)
@@ -42,6 +40,15 @@ enum ciel_status ciel_layout_of_qemu(enum ciel_machine machine, uint64_t ram_siz
 		ret->ranges[ret->count++] =
 			(struct ciel_range){ .address = 4 * GiB, .size = ram_size - low, .offset = low };
 	return CIEL_OK;
+}
+
+int ciel_layout_above_1_tib(const struct ciel_layout *layout, struct ciel_layout *ret)
+{
+	if (layout->count != 2 || layout->ranges[1].address != 4 * GiB)
+		return 0;
+	*ret = *layout;
+	ret->ranges[1].address = 1024 * GiB;
+	return 1;
 }
 
 int ciel_layout_find(const struct ciel_layout *layout, uint64_t address, uint64_t *ret_offset, uint64_t *ret_left)

@@ -1,0 +1,93 @@
+/**
+ * Guests whose RAM is not simply there: given back through a balloon, and mostly never touched. Reading either must not
+ * bring any of it into being; the guest stands still meanwhile, so whatever grows has been grown by the reader.
+ */
+import { afterEach, expect, it } from 'vitest';
+import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
+import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
+import { type AttachRequest, attach, type SourceChoice } from '../../native/mapper.ts';
+import { readQemu } from '../../native/qemu-process.ts';
+import { connectQmp, type QmpConnection } from '../guest-disk/qemu.ts';
+import { allocatedBytes, ramFile } from './live-guest.ts';
+
+const MiB = 2 ** 20;
+const SAMPLES = 100;
+const BALLOON_MS = 30_000;
+const IDLE = CONTAINERS.find(({ load }) => load === 'idle');
+
+let guest: KernelGuest | null = null;
+let qmp: QmpConnection | null = null;
+afterEach(async () => {
+  qmp?.close();
+  await guest?.stop();
+  guest = qmp = null;
+});
+
+async function requestOf({ pid }: KernelGuest, source: SourceChoice): Promise<AttachRequest> {
+  const qemu = await readQemu(pid);
+  if (!qemu?.machine || qemu.ramBytes === null) throw new Error('no QEMU');
+  const { startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
+  const options = { withServices: false, withDetails: false, cachePath: null } as const;
+  return { pid, startTime, machine, ramBytes, maxRamBelow4gBytes, source, ...options };
+}
+
+/** Looks for the kernel and samples it, while the guest stands still. @returns how many bytes its RAM has grown by */
+async function growthByReading(of: KernelGuest, { monitor }: QmpConnection, source: SourceChoice): Promise<number> {
+  const file = await ramFile(of.pid);
+  const request = await requestOf(of, source);
+  await monitor({ execute: 'stop' });
+  try {
+    const before = await allocatedBytes(file);
+    const attached = attach(request);
+    try {
+      for (let i = 0; i < SAMPLES; i++) attached.sample();
+    } finally {
+      attached.detach();
+    }
+    return (await allocatedBytes(file)) - before;
+  } finally {
+    await monitor({ execute: 'cont' });
+  }
+}
+
+async function expectIdleAsItSays(of: KernelGuest): Promise<void> {
+  const attached = attach(await requestOf(of, 'auto'));
+  try {
+    const found = attached.sample().containers.find(({ id }) => id === IDLE?.id);
+    const own = await of.file(cgroupFile(of, 'memory', IDLE?.cgroupPath ?? '', 'memory.current'));
+    expect(found?.memoryBytes).toEqual({ available: true, value: Number(own) });
+  } finally {
+    attached.detach();
+  }
+}
+
+async function balloon({ monitor }: QmpConnection, bytes: number): Promise<void> {
+  expect(await monitor({ execute: 'balloon', arguments: { value: bytes } })).toMatchObject({ return: {} });
+  await expect
+    .poll(() => monitor({ execute: 'query-balloon' }), { timeout: BALLOON_MS })
+    .toMatchObject({ return: { actual: bytes } });
+}
+
+it('reads a guest that has given memory back, and takes none of it', async () => {
+  guest = await bootKernelGuest({ kernel: '6.1', qemu: ['-device', 'virtio-balloon-pci'] });
+  qmp = await connectQmp(guest.monitor);
+  await startContainers(guest);
+  await guest.run('dd if=/dev/zero of=/tmp/fill bs=1M count=200 2>/dev/null; rm /tmp/fill');
+  const file = await ramFile(guest.pid);
+  const filled = await allocatedBytes(file);
+  await balloon(qmp, 256 * MiB);
+  expect(filled - (await allocatedBytes(file))).toBeGreaterThan(100 * MiB);
+  for (const source of ['mapped', 'process'] as const) expect(await growthByReading(guest, qmp, source)).toBe(0);
+  await expectIdleAsItSays(guest);
+  await balloon(qmp, 512 * MiB);
+  await expectIdleAsItSays(guest);
+});
+
+it('reads a guest of 64 GiB that has touched little of it', async () => {
+  guest = await bootKernelGuest({ kernel: '6.12', memoryMiB: 65_536 });
+  qmp = await connectQmp(guest.monitor);
+  await startContainers(guest);
+  expect(await allocatedBytes(await ramFile(guest.pid))).toBeLessThan(4096 * MiB);
+  for (const source of ['mapped', 'process'] as const) expect(await growthByReading(guest, qmp, source)).toBe(0);
+  await expectIdleAsItSays(guest);
+});
