@@ -49,6 +49,8 @@ const STANDSTILL_NS = 1_500_000_000n;
 const BURNING_RATIO = 0.2;
 /** A clock that stands still for this long is not that of an idle guest. */
 const QUIET_STANDSTILL_NS = 10_000_000_000n;
+/** Boots of a VM that are remembered as replaced. */
+const MOST_REPLACED = 16;
 
 /** The guest's clock, since when it stands still, and what its QEMU had used by then; null: it was moving. */
 interface Clock {
@@ -81,6 +83,11 @@ export class GuestWatch {
   #clock: Clock | null = null;
   /** A kernel that was found dead: as long as its memory reads like this, it is dead still. */
   #dead: { readonly guestBoot: string; readonly jiffies: bigint } | null = null;
+  /** The boot that runs, and those that it has replaced: their kernels may still be in the RAM, and prove themselves. */
+  #boot: string | null = null;
+  readonly #replaced = new Set<string>();
+  /** A replaced one that was found again: only a clock that moves says that the guest was restored to it. */
+  #returning: Pick<SampleClock, 'guestBoot' | 'jiffies'> | null = null;
   #failuresInARow = 0;
   /** Attached by a cache file, which may describe a dead kernel, and not one good sample yet. */
   #isUnproven = false;
@@ -142,6 +149,11 @@ export class GuestWatch {
       return { kind: 'unread', reading: this.#fail(unavailable('Stale', message)) };
     }
     this.#dead = null;
+    if (!this.#runs(sample)) {
+      const message = `${sample.kernelRelease} was replaced by another kernel and is still in the RAM; the one that runs is looked for`;
+      const reading = unavailable('Stale', message);
+      return { kind: 'unread', reading: this.#dead === null ? reading : this.#fail(reading) };
+    }
     if (this.#clock?.jiffies !== sample.jiffies) {
       this.#clock = { jiffies: sample.jiffies, standing: null };
       return { kind: 'good' };
@@ -167,6 +179,27 @@ export class GuestWatch {
       void this.#searchBeside().catch(() => {});
     }
     return { kind: 'good' };
+  }
+
+  /** Whether this boot may be the one that runs. One that was replaced is given up when it is seen twice without a tick. */
+  #runs({ guestBoot, jiffies }: SampleClock): boolean {
+    if (guestBoot === this.#boot) return true;
+    const returning = this.#returning?.guestBoot === guestBoot ? this.#returning : null;
+    if (this.#replaced.has(guestBoot) && (returning === null || returning.jiffies === jiffies)) {
+      this.#returning = { guestBoot, jiffies };
+      if (returning) {
+        this.#detach();
+        this.#dead = { guestBoot, jiffies };
+      }
+      return false;
+    }
+    this.#replaced.delete(guestBoot);
+    if (this.#boot !== null) this.#replaced.add(this.#boot);
+    const [oldest] = this.#replaced;
+    if (oldest !== undefined && this.#replaced.size > MOST_REPLACED) this.#replaced.delete(oldest);
+    this.#boot = guestBoot;
+    this.#returning = null;
+    return true;
   }
 
   /** A sample that failed. */

@@ -389,7 +389,8 @@ static enum ciel_status find_kernel(struct ciel_source *source, const struct cie
 	if (count == 0)
 		return ciel_context(error, "%u copies of VMCOREINFO, none describes a kernel that is there; the last one",
 				    candidates->count);
-	uint32_t running = count == 1 ? 0 : find_running(guests, count);
+	/* One of several copies may hold because the running kernel has none yet. */
+	uint32_t running = candidates->count == 1 ? 0 : find_running(guests, count);
 	/* No clock ticks in a dump: then what lies highest is as good as any other. */
 	if (running == count && report->source == CIEL_SOURCE_DUMP)
 		running = count - 1;
@@ -399,8 +400,8 @@ static enum ciel_status find_kernel(struct ciel_source *source, const struct cie
 	}
 	if (running == count)
 		return ciel_fail(error, CIEL_STALE,
-				 "the RAM holds %u kernels and the clock of none ticks: the guest is paused, or on its way to another kernel",
-				 count);
+				 "the RAM has held %u kernels, and no clock of one ticks: the guest is paused, or on its way to another kernel",
+				 candidates->count);
 	*ret = guests[running];
 	return CIEL_OK;
 }

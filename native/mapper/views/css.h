@@ -88,6 +88,8 @@ static inline void mix(u64 *number, u64 counter)
 
 static inline int lock_is_held(u64 lock)
 {
+	if (field_exists(struct spinlock___sleeping, lock.owner))
+		return passing(((struct spinlock___sleeping GUEST *)lock)->lock.owner) != 0;
 	return passing(*(u32 GUEST *)lock) != 0;
 }
 

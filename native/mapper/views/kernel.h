@@ -105,8 +105,17 @@ enum cgroup_subsys_id {
 	pids_cgrp_id GUEST_ENUMERATOR,
 };
 
+/* With PREEMPT_RT locks sleep, and name their owner. */
+struct rt_mutex_base {
+	u64 owner;
+};
+
 struct spinlock {
 	u32 opaque; /* never read by name: the lock's first word, whatever it is called, is 0 while nobody holds it */
+};
+
+struct spinlock___sleeping {
+	struct rt_mutex_base lock;
 };
 
 struct cgroup_subsys {
@@ -162,6 +171,10 @@ struct mutex {
 	atomic64_t owner;
 };
 
+struct mutex___sleeping {
+	struct rt_mutex_base rtmutex;
+};
+
 struct psi_group_cpu {
 	u32 state_mask;
 	u32 times[1];
@@ -195,6 +208,10 @@ struct cgroup {
 	struct prev_cputime prev_cputime;
 	struct list_head cset_links;
 	struct psi_group GUEST *psi; /* 6.1 and newer */
+};
+
+struct psi_group___sleeping {
+	struct mutex___sleeping avgs_lock;
 };
 
 struct cgroup___embedded {

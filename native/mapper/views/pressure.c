@@ -113,6 +113,14 @@ static u64 sum_taken(struct psi_group_cpu GUEST *per_cpu, const struct view_kern
 	return sum;
 }
 
+/* Whether somebody holds the lock under which times are taken over. */
+static int averages_are_moving(struct psi_group GUEST *group)
+{
+	if (field_exists(struct psi_group___sleeping, avgs_lock.rtmutex.owner))
+		return ((struct psi_group___sleeping GUEST *)(u64)group)->avgs_lock.rtmutex.owner != 0;
+	return group->avgs_lock.owner.counter != 0;
+}
+
 /* One attempt: 1 when the kernel took times over meanwhile, or a CPU changed its state. */
 static int read_once(struct psi_group GUEST *group, const struct view_kernel *kernel, struct pressure *pressure)
 {
@@ -128,7 +136,7 @@ static int read_once(struct psi_group GUEST *group, const struct view_kernel *ke
 		if (number != ~0ull)
 			host_at(pressure->total, state) = group->total[pressure->first_total + number];
 	}
-	if (group->avgs_lock.owner.counter)
+	if (averages_are_moving(group))
 		return 1;
 	TRY(read_clock(kernel, &pressure->clock));
 	for (u64 i = 0; i < kernel->cpu_count; i++)
