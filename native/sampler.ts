@@ -144,8 +144,10 @@ function goOnApart(request: SampleRequest, row: number, settle: Settle): void {
     return;
   }
   const late = setTimeout(sayAttaching, request.attachPatienceMs);
+  const overAt = performance.now() + request.limitMs;
   const done = (before ?? Promise.resolve())
-    .then(() => sampleApart(request, row, settle))
+    // Behind others that took so long that nobody waits for this one, it would only keep the next ones waiting.
+    .then(() => (performance.now() < overAt ? sampleApart(request, row, settle) : sayAttaching()))
     .catch((error: unknown) => send({ kind: 'failed', id: request.id, uuid, message: String(error) }))
     .finally(() => {
       clearTimeout(late);
