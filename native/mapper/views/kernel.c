@@ -30,10 +30,18 @@ int view_prove(struct view_proof *out)
 	return 0;
 }
 
+/* Up to 4.4 there is a pointer to it. */
+static u64 GUEST *possible_cpus(void)
+{
+	if (!symbol_exists(__cpu_possible_mask) && symbol_exists(cpu_possible_mask))
+		return *guest_symbol(u64 GUEST *, cpu_possible_mask);
+	return guest_symbol(u64, __cpu_possible_mask);
+}
+
 /* __per_cpu_offset[] of impossible CPUs is junk, so the mask decides. */
 static int list_cpus(struct view_kernel *out)
 {
-	u64 GUEST *mask = guest_symbol(u64, __cpu_possible_mask);
+	u64 GUEST *mask = possible_cpus();
 	u64 GUEST *offsets = guest_symbol(u64, __per_cpu_offset);
 	u64 words = type_size(struct cpumask) / 8;
 	u64 count = 0;
