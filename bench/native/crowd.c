@@ -141,7 +141,8 @@ static int copy_ram(const uint8_t *ram, uint64_t size, int is_whole)
 		fail("memfd");
 	for (uint64_t page = 0; page < size / CIEL_PAGE_SIZE; page++) {
 		const uint8_t *from = ram + page * CIEL_PAGE_SIZE;
-		if (is_whole ? memcmp(from, zeros, sizeof(zeros)) == 0 : !noted[page])
+		/* What a guest has filled with zeros is there in its QEMU, and what its kernel keeps for a CPU mostly is. */
+		if (!noted[page] && (!is_whole || memcmp(from, zeros, sizeof(zeros)) == 0))
 			continue;
 		if (pwrite(file, from, CIEL_PAGE_SIZE, (off_t)(page * CIEL_PAGE_SIZE)) != (ssize_t)CIEL_PAGE_SIZE)
 			fail("pwrite");

@@ -154,6 +154,12 @@ int ciel_space_trace(struct ciel_space *space, uint64_t page, struct ciel_trace 
 	return found;
 }
 
+/* What the kernel keeps by CPU lies at distances that are powers of two as a rule, which a modulus would put into few places. */
+static uint32_t cache_place(uint64_t page_number)
+{
+	return (uint32_t)((page_number * 0x9e3779b97f4a7c15ull) >> 32) % CIEL_WALK_CACHE;
+}
+
 int ciel_space_find(struct ciel_space *space, uint64_t address, struct ciel_extent *ret)
 {
 	int found = find_by_arithmetic(space, address, ret);
@@ -162,7 +168,7 @@ int ciel_space_find(struct ciel_space *space, uint64_t address, struct ciel_exte
 		return found;
 
 	uint64_t number = address / CIEL_PAGE_SIZE, in_page = address & ~CIEL_PAGE_MASK;
-	struct ciel_walk_entry *entry = &space->cache[number % CIEL_WALK_CACHE];
+	struct ciel_walk_entry *entry = &space->cache[cache_place(number)];
 
 	if (entry->page != number + 1) {
 		struct walk_result result = walk(space, address, NULL);

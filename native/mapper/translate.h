@@ -17,7 +17,7 @@
 /* The kernel image's virtual base on x86-64: physical = virtual - this + phys_base. */
 #define CIEL_KERNEL_MAP 0xffffffff80000000ull
 
-enum { CIEL_WALK_CACHE = 256 };
+enum { CIEL_WALK_CACHE = 1024 };
 
 struct ciel_walk_entry {
 	uint64_t page; /* virtual page number + 1; 0: empty */
