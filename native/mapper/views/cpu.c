@@ -125,6 +125,7 @@ static int read_usage(struct cgroup GUEST *cgroup, const struct view_kernel *ker
 {
 	if (!is_in_default_hierarchy(cgroup))
 		return view_v1_cpu_usage((u64)cgroup, kernel, out);
+	out->shows_ticks = 0;
 	for (int i = 0; i < VIEW_TRIES; i++) {
 		if (!read_once(cgroup, kernel, out))
 			return 0;
@@ -138,8 +139,11 @@ static int read_usage(struct cgroup GUEST *cgroup, const struct view_kernel *ker
 static int read_shown(struct cgroup GUEST *cgroup, struct view_cpu *out)
 {
 	out->shown_user = 0;
-	count(out->shown_user, cgroup->prev_cputime.utime);
 	out->shown_system = 0;
+	/* As long as ktime_t was a record, ticks were counted in jiffies: not known here. */
+	if (out->shows_ticks && !field_exists(struct cfs_bandwidth___ktime, period.tv64))
+		return 0;
+	count(out->shown_user, cgroup->prev_cputime.utime);
 	count(out->shown_system, cgroup->prev_cputime.stime);
 	return 0;
 }
@@ -153,7 +157,9 @@ static int read_bandwidth(struct cgroup GUEST *cgroup, struct view_cpu *out)
 		return VIEW_NOT_ACCOUNTED;
 	bandwidth = &container_of(css, struct task_group, css)->cfs_bandwidth;
 	out->quota.value = bandwidth->quota;
-	out->period.value = (u64)bandwidth->period;
+	out->period.value = field_exists(struct cfs_bandwidth___ktime, period.tv64) ?
+				    (u64)((struct cfs_bandwidth___ktime GUEST *)(u64)bandwidth)->period.tv64 :
+				    (u64)bandwidth->period;
 	out->periods.value = 0;
 	count(out->periods.value, bandwidth->nr_periods);
 	out->throttled_periods.value = 0;
@@ -163,14 +169,19 @@ static int read_bandwidth(struct cgroup GUEST *cgroup, struct view_cpu *out)
 	return 0;
 }
 
-/* Weights are kept with ten bits more, for precision. */
+/* The root's weight is one of 1024, however many bits more a kernel keeps for precision: ten, and none in older ones. */
 static int read_shares(struct cgroup GUEST *cgroup, u64 *shares)
 {
-	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, cpu_cgrp_id));
+	u64 controller = guest_enum(cgroup_subsys_id, cpu_cgrp_id), unit;
+	struct cgroup_subsys_state GUEST *css = css_of(cgroup, controller);
+	struct cgroup_subsys_state GUEST *root = css_of(&cgroup->root->cgrp, controller);
 
-	if (!css)
+	if (!css || !root)
 		return VIEW_NOT_ACCOUNTED;
-	*shares = container_of(css, struct task_group, css)->shares >> 10;
+	unit = container_of(root, struct task_group, css)->shares / 1024;
+	if (!unit)
+		return CIEL_VIEW_CHANGED;
+	*shares = container_of(css, struct task_group, css)->shares / divisor(unit);
 	return 0;
 }
 

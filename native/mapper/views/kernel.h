@@ -236,6 +236,12 @@ struct cfs_bandwidth {
 	u64 throttled_time;
 };
 
+struct cfs_bandwidth___ktime {
+	union {
+		s64 tv64;
+	} period; /* up to 4.9 */
+};
+
 struct task_group {
 	struct cgroup_subsys_state css;
 	u64 shares;
@@ -339,6 +345,10 @@ struct mem_cgroup___array {
 /* Each cgroup's own, without those below. */
 struct mem_cgroup___own_array {
 	atomic64_t stat[1]; /* 4.16 to 5.1 */
+};
+
+struct mem_cgroup___flat {
+	u8 use_hierarchy; /* up to 5.10: whether it counts what those below use */
 };
 
 struct mem_cgroup_stat_cpu {

@@ -112,11 +112,13 @@ static int sum_own(struct cgroup_subsys_state GUEST *css, const struct view_kern
 		   struct view_memory *out)
 {
 	int is_array = field_exists(struct mem_cgroup___own_array, stat[0].counter) ? 1 : 0;
+	struct mem_cgroup___flat GUEST *flat = (struct mem_cgroup___flat GUEST *)(u64)container_of(css, struct mem_cgroup, css);
+	int is_flat = field_exists(struct mem_cgroup___flat, use_hierarchy) && !flat->use_hierarchy;
 	struct css_walk walk;
 
 	for (u64 item = 0; item < items->count; item++)
 		pages_of(out, item) = 0;
-	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
+	for (css_walk_start(&walk, css); css; css = is_flat ? NULL_GUEST(struct cgroup_subsys_state) : css_walk_next(&walk)) {
 		u64 memory = (u64)container_of(css, struct mem_cgroup, css);
 
 		for (u64 item = 0; item < items->count; item++) {
