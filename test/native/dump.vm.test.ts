@@ -198,16 +198,21 @@ describe('of a dump', () => {
     const found: number[] = [];
     for (let at = dump.indexOf(header); at >= 0; at = dump.indexOf(header, at + 1))
       if (dump.readUInt32LE(at + 12) > 1 << 20) found.push(at);
-    const [at] = found as [number];
-    const length = 24 + dump.readUInt32LE(at + 16) + dump.readUInt32LE(at + 20);
-    await mkdir(file('btf/debian/12/x86_64'), { recursive: true });
-    await writeFile(file(`btf/debian/12/x86_64/${release}.btf`), dump.subarray(at, at + length));
+    const types = found.map((at) =>
+      Buffer.from(dump.subarray(at, at + 24 + dump.readUInt32LE(at + 16) + dump.readUInt32LE(at + 20))),
+    );
     // Also where the kernel was before it moved itself to where it runs. Only the headers: that place has been used since.
     for (const copy of found) dump.fill(0, copy, copy + 24);
     await writeFile(file('no-types'), dump);
     expect(await readDump(file('no-types'))).toMatchObject({ available: false, reason: 'NoTypes' });
-    const reading = await readDump(file('no-types'), { btfDirectory: file('btf') });
-    expect(reading).toMatchObject({ available: true });
-    if (reading.available) expect(reading.value.introspection.containers).toEqual(live);
+    await mkdir(file('btf/debian/12/x86_64'), { recursive: true });
+    const seen: unknown[] = [];
+    for (const copy of types) {
+      await writeFile(file(`btf/debian/12/x86_64/${release}.btf`), copy);
+      const reading = await readDump(file('no-types'), { btfDirectory: file('btf') });
+      if (reading.available) seen.push(reading.value.introspection.containers);
+    }
+    // Of what the kernel left behind the types may be whole or not.
+    expect(seen).toContainEqual(live);
   });
 });
