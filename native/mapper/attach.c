@@ -29,7 +29,6 @@ enum {
 	/* An idle guest's clock ticks at least when its next timer fires: a second or so. */
 	LIVELINESS_STEPS = 120,
 	LIVELINESS_STEP_NS = 10 * 1000 * 1000,
-	MAX_RESOURCES = 4096,
 };
 
 static const struct ciel_slot_desc core_descriptors[CIEL_CORE_SLOTS] = {
@@ -233,44 +232,23 @@ static enum ciel_status find_types(struct ciel_guest *guest, const char *btf_dir
 
 /*
  * Compares the layout with the guest's own table: a "System RAM" above 4 GiB must reach the layout's end. (Below, firmware
- * takes pieces away, and the page tables have proved that part.) What lies beyond is memory that was plugged in: it is no
- * part of this source, so what the kernel keeps there faults.
+ * takes pieces away, and the page tables have proved that part.) What lies beyond was plugged in (ram.h).
  */
 static enum ciel_status prove_layout(struct ciel_guest *guest, struct ciel_error *error)
 {
-	static const uint64_t four_gib = 4ull << 30;
-	static const char ram_name[] = "System RAM";
-	struct ciel_space *space = &guest->space;
-	uint64_t end = ciel_layout_end(&guest->layout), next = 0, highest = 0;
-	uint64_t root = ciel_core_value(guest, CIEL_CORE_IOMEM_RESOURCE);
+	struct ciel_system_ram ram;
+	uint64_t end = ciel_layout_end(&guest->layout), highest = 0;
 
 	if (guest->layout.count < 2)
 		return CIEL_OK;
-	if (!root || !ciel_core_slot(guest, CIEL_CORE_RESOURCE_CHILD)->available)
-		return ciel_fail(error, CIEL_NO_SYMBOLS, "iomem_resource is needed to prove the RAM above 4 GiB");
-	enum ciel_status status =
-		ciel_space_read(space, root + ciel_core_value(guest, CIEL_CORE_RESOURCE_CHILD), &next, 8, error);
-	for (int i = 0; !status && next && i < MAX_RESOURCES; i++) {
-		uint64_t first, last, name_at;
-		char name[sizeof(ram_name)] = "";
-		status = ciel_space_read(space, next + ciel_core_value(guest, CIEL_CORE_RESOURCE_START), &first, 8, error);
-		if (!status)
-			status = ciel_space_read(space, next + ciel_core_value(guest, CIEL_CORE_RESOURCE_END), &last, 8, error);
-		if (!status)
-			status = ciel_space_read(space, next + ciel_core_value(guest, CIEL_CORE_RESOURCE_NAME), &name_at, 8, error);
-		if (!status)
-			status = ciel_space_read(space, name_at, name, sizeof(name), error);
-		if (!status && memcmp(name, ram_name, sizeof(name)) == 0 && first >= four_gib) {
-			if (first < end && last + 1 >= end)
-				highest = end;
-			else if (first < end)
-				highest = last + 1;
-		}
-		if (!status)
-			status = ciel_space_read(space, next + ciel_core_value(guest, CIEL_CORE_RESOURCE_SIBLING), &next, 8, error);
-	}
+	enum ciel_status status = ciel_guest_system_ram(guest, &ram, error);
 	if (status)
-		return ciel_context(error, "reading iomem_resource");
+		return status;
+	for (uint32_t i = 0; i < ram.count; i++) {
+		uint64_t first = ram.ranges[i].address, size = ram.ranges[i].size;
+		if (first < end)
+			highest = size >= end - first ? end : first + size;
+	}
 	if (highest != end)
 		return ciel_fail(error, CIEL_UNSUPPORTED, "the guest's RAM ends at 0x%" PRIx64 ", the machine's layout at 0x%" PRIx64,
 				 highest, end);
@@ -439,6 +417,7 @@ void ciel_guest_destroy(struct ciel_guest *guest)
 	ciel_source_destroy(guest->source);
 	free(guest->slots);
 	free(guest->kernel);
+	free(guest->request);
 	ciel_programme_destroy(guest->programme);
 	free(guest);
 }

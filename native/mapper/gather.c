@@ -21,6 +21,7 @@
 
 #include "hierarchies.h"
 #include "programme.h"
+#include "ram.h"
 #include "recognise.h"
 #include "runtime.h"
 
@@ -34,6 +35,7 @@ enum {
 	MAX_PATH = 4096,
 	MAX_CPU_NUMBER = 8191, /* the kernel's own limit, NR_CPUS */
 	PREFETCH_AHEAD = 2, /* containers */
+	SAMPLES_BETWEEN_LOOKS = 8, /* for RAM that was plugged in */
 };
 
 struct sample {
@@ -317,6 +319,18 @@ static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *h
 }
 
 /* Room for what is remembered from sample to sample. */
+/* A fault may be due to RAM that was plugged in since. A hostile guest may fault in each sample. */
+static void follow_plugged(struct ciel_guest *guest)
+{
+	if (guest->samples_to_wait > 0) {
+		guest->samples_to_wait--;
+	} else if (guest->space.has_faulted) {
+		guest->space.has_faulted = 0;
+		guest->samples_to_wait = SAMPLES_BETWEEN_LOOKS;
+		ciel_guest_follow_plugged(guest);
+	}
+}
+
 static enum ciel_status need_programme(struct ciel_guest *guest, struct ciel_error *error)
 {
 	if (!guest->programme)
@@ -347,6 +361,7 @@ int32_t ciel_sample(struct ciel_guest *guest, uint8_t *buffer, uint64_t capacity
 	*error = (struct ciel_error){ 0 };
 	if (capacity < sizeof(header) || ((uintptr_t)buffer & 7))
 		return ciel_fail(error, CIEL_BAD_ARGUMENT, "a buffer of %" PRIu64 " bytes, aligned to 8, is needed", capacity);
+	follow_plugged(guest);
 	if (need_programme(guest, error))
 		return error->status;
 	memcpy(header.boot_id, guest->boot_id, sizeof(header.boot_id));

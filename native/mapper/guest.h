@@ -13,6 +13,14 @@
 
 struct ciel_programme;
 
+enum { CIEL_MAX_SYSTEM_RAM = 32 };
+
+/* Upward; the offsets are not filled in. */
+struct ciel_system_ram {
+	uint32_t count;
+	struct ciel_range ranges[CIEL_MAX_SYSTEM_RAM];
+};
+
 /* What the mapper itself asks of a kernel, beside the views: numbered behind ciel_view_slots[]. */
 enum ciel_core_slot {
 	CIEL_CORE_INIT_TASK,
@@ -49,6 +57,10 @@ struct ciel_guest {
 	int detail;              /* figures on demand are read, too */
 	struct view_kernel *kernel; /* what the views need to know of it; NULL until the first sample */
 	uint8_t is_being_read, lane, is_slow, is_given_up; /* host.c's, under its lock */
+	/* How the RAM was found, and how many ranges of the layout are not plugged in (ram.h). NULL: a dump, or a test's image. */
+	struct ciel_attach_request *request;
+	uint32_t own_ranges;
+	uint32_t samples_to_wait; /* until a fault is looked into again */
 	struct ciel_programme *programme; /* what is known from earlier samples; NULL until the first */
 };
 
@@ -86,6 +98,9 @@ enum ciel_status ciel_guest_boot_id(struct ciel_guest *guest, uint8_t ret[16], s
 
 /* Whether these are the jiffies of a kernel that runs, `elapsed_ns` apart. An idle kernel's stand still for a while. */
 int ciel_clock_ticks(uint64_t before, uint64_t now, uint64_t elapsed_ns);
+
+/* What the guest's kernel says of its RAM from 4 GiB on. */
+enum ciel_status ciel_guest_system_ram(struct ciel_guest *guest, struct ciel_system_ram *ret, struct ciel_error *error);
 
 void ciel_guest_destroy(struct ciel_guest *guest);
 void ciel_guest_cleanup(struct ciel_guest **guest);

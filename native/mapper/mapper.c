@@ -6,64 +6,13 @@
 
 #include "cleanup.h"
 #include "guest.h"
+#include "ram.h"
 
 enum { DUMP_FORMAT_BYTES = 64 };
 
 uint32_t ciel_abi(void)
 {
 	return CIEL_ABI;
-}
-
-static enum ciel_status open_block(const struct ciel_attach_request *request, const struct ciel_ram_block *block,
-				   struct ciel_source **ret, uint32_t *ret_kind, struct ciel_error *error)
-{
-	_cleanup_(ciel_process_close) struct ciel_process process = { .pidfd = -1 };
-	enum ciel_status status = ciel_process_open((int)request->pid, request->start_time, &process, error);
-
-	if (status)
-		return status;
-	if (request->source == CIEL_SOURCE_AUTO || request->source == CIEL_SOURCE_MAPPED) {
-		status = ciel_source_open_mapped(&process, block, ret, error);
-		*ret_kind = CIEL_SOURCE_MAPPED;
-		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_MAPPED)
-			return status;
-	}
-	if (request->source != CIEL_SOURCE_PROCESS) {
-		status = ciel_source_open_file(&process, block, ret, error);
-		*ret_kind = CIEL_SOURCE_FILE;
-		if (status != CIEL_UNSUPPORTED || request->source == CIEL_SOURCE_FILE)
-			return status;
-	}
-	*ret_kind = CIEL_SOURCE_PROCESS;
-	return ciel_source_open_process(&process, block, ret, error);
-}
-
-/* upward, *ret_is_guess: see ciel_ram_blocks_find(). */
-static enum ciel_status open_source(const struct ciel_attach_request *request, int upward, struct ciel_source **ret,
-				    uint32_t *ret_kind, int *ret_is_guess, struct ciel_error *error)
-{
-	_cleanup_(ciel_process_close) struct ciel_process process = { .pidfd = -1 };
-	struct ciel_ram_block blocks[CIEL_MAX_NODES];
-	struct ciel_source *parts[CIEL_MAX_NODES] = { NULL };
-	int is_one = request->node_count == 0;
-	uint32_t count = is_one ? 1 : request->node_count, opened = 0;
-	enum ciel_status status = ciel_process_open((int)request->pid, request->start_time, &process, error);
-
-	if (!status)
-		status = ciel_ram_blocks_find(&process, is_one ? &request->ram_bytes : request->node_bytes, count, upward, blocks,
-					      ret_is_guess, error);
-	for (; !status && opened < count; opened++) {
-		status = open_block(request, &blocks[opened], &parts[opened], ret_kind, error);
-		if (status)
-			break;
-	}
-	if (!status && is_one)
-		*ret = ciel_take(parts[0]);
-	else if (!status)
-		status = ciel_source_open_joined(parts, count, ret, error);
-	for (uint32_t i = 0; status && i < opened; i++)
-		ciel_source_destroy(parts[i]);
-	return status;
 }
 
 /* Whether the nodes' blocks are as many as there is room for, and make up the RAM. */
@@ -111,7 +60,8 @@ static enum ciel_status attach_to(const struct ciel_attach_request *request, con
 {
 	_cleanup_(ciel_source_cleanup) struct ciel_source *source = NULL;
 	struct ciel_guest *guest = NULL;
-	enum ciel_status status = open_source(request, upward, &source, &report->source, ret_is_guess, error);
+	struct ciel_ram_blocks blocks = ciel_ram_blocks_of(request);
+	enum ciel_status status = ciel_ram_open(request, &blocks, upward, &source, &report->source, ret_is_guess, error);
 
 	if (status)
 		return status;
@@ -188,6 +138,11 @@ int32_t ciel_attach(const struct ciel_attach_request *request, struct ciel_guest
 		ciel_guest_save(guest, paths.cache, &ignored);
 	guest->with_services = request->with_services != 0;
 	guest->detail = request->detail != 0;
+	guest->own_ranges = guest->layout.count;
+	guest->request = malloc(sizeof(*request));
+	if (guest->request)
+		*guest->request = *request;
+	ciel_guest_follow_plugged(guest);
 	complete_report(report, guest, start);
 	*ret = guest;
 	return CIEL_OK;

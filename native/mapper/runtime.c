@@ -39,6 +39,7 @@ static const volatile uint8_t *fault(uint64_t address)
 {
 	ciel_view->error = CIEL_VIEW_FAULT;
 	ciel_view->error_address = address;
+	view_space->has_faulted = 1;
 	return NULL;
 }
 

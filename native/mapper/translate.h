@@ -33,6 +33,7 @@ struct ciel_space {
 	/* Half-open ranges with arithmetic translation; empty until they are known. */
 	uint64_t image_start, image_end, phys_base;
 	uint64_t direct_start, direct_end;
+	uint32_t has_faulted; /* a view asked for what is not in the RAM that is known */
 	struct ciel_walk_entry cache[CIEL_WALK_CACHE];
 };
 

@@ -5,7 +5,7 @@
 import { afterEach, expect, it } from 'vitest';
 import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
-import { type AttachRequest, attach, type SourceChoice } from '../../native/mapper.ts';
+import { type AttachRequest, attach, MapperError, type SourceChoice } from '../../native/mapper.ts';
 import { readQemu } from '../../native/qemu-process.ts';
 import { connectQmp, type QmpConnection } from '../guest-disk/qemu.ts';
 import { allocatedBytes, ramFile } from './live-guest.ts';
@@ -13,6 +13,7 @@ import { allocatedBytes, ramFile } from './live-guest.ts';
 const MiB = 2 ** 20;
 const SAMPLES = 100;
 const BALLOON_MS = 30_000;
+const PLUG_MS = 30_000;
 const IDLE = CONTAINERS.find(({ load }) => load === 'idle');
 
 let guest: KernelGuest | null = null;
@@ -91,3 +92,61 @@ it('reads a guest of 64 GiB that has touched little of it', async () => {
   for (const source of ['mapped', 'process'] as const) expect(await growthByReading(guest, qmp, source)).toBe(0);
   await expectIdleAsItSays(guest);
 });
+
+/** The kernel takes what it needs from the highest zone: in a guest without RAM above 4 GiB, from what is plugged in there. */
+it.each(['mapped', 'process'] as const)('follows RAM that is plugged in while it looks (%s)', async (source) => {
+  guest = await bootKernelGuest({
+    kernel: '6.1',
+    memoryOptions: 'slots=4,maxmem=4G',
+    append: 'memhp_default_state=online',
+  });
+  qmp = await connectQmp(guest.monitor);
+  const attached = attach(await requestOf(guest, source));
+  try {
+    expect(attached.sample().containers).toEqual([]);
+    await plug(guest, qmp, 'one', 256);
+    await startContainers(guest);
+    await expectAllRead(attached);
+    // At an attach it is found at once.
+    await expectIdleAsItSays(guest);
+    await plug(guest, qmp, 'two', 384);
+    await guest.run('for i in $(seq 500); do mkdir /sys/fs/cgroup/later$i; done');
+    await expectAllRead(attached);
+    await expectIdleAsItSays(guest);
+  } finally {
+    attached.detach();
+  }
+});
+
+async function plug(into: KernelGuest, { monitor }: QmpConnection, name: string, sizeMiB: number): Promise<void> {
+  const totalKiB = async () => Number(/MemTotal: +(\d+)/.exec(await into.file('/proc/meminfo'))?.[1]);
+  const before = await totalKiB();
+  const backend = { 'qom-type': 'memory-backend-memfd', id: name, size: sizeMiB * MiB, share: true };
+  expect(await monitor({ execute: 'object-add', arguments: backend })).toMatchObject({ return: {} });
+  const device = { driver: 'pc-dimm', id: `dimm-${name}`, memdev: name };
+  expect(await monitor({ execute: 'device_add', arguments: device })).toMatchObject({ return: {} });
+  await expect.poll(totalKiB, { timeout: PLUG_MS }).toBeGreaterThan(before + sizeMiB * 512);
+}
+
+/** The first samples after it may say that something is in no RAM. */
+async function expectAllRead(attached: ReturnType<typeof attach>): Promise<void> {
+  const unread = () => {
+    const { containers } = attached.sample();
+    const faults = containers.filter(
+      ({ cpuNanoseconds, memoryBytes }) => !cpuNanoseconds.available || !memoryBytes.available,
+    );
+    return `${containers.length} containers, ${faults.length} unread`;
+  };
+  await expect
+    .poll(
+      () => {
+        try {
+          return unread();
+        } catch (error) {
+          return error instanceof MapperError ? error.reason : Promise.reject(error);
+        }
+      },
+      { timeout: PLUG_MS },
+    )
+    .toBe(`${CONTAINERS.length} containers, 0 unread`);
+}
