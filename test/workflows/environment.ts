@@ -137,7 +137,11 @@ export class ServiceUnderTest {
   readonly spec: ServiceSpec;
   readonly #env: TestWorkflowEnvironment;
 
+  static readonly #names = new Set<string>();
+
   private constructor(env: TestWorkflowEnvironment, world: World, spec: ServiceSpec) {
+    if (ServiceUnderTest.#names.has(spec.name)) throw new Error(`two tests have a service ${spec.name}`);
+    ServiceUnderTest.#names.add(spec.name);
     this.#env = env;
     this.world = world;
     this.spec = spec;
