@@ -93,7 +93,10 @@ async function readContainer(
   path: string,
 ): Promise<ContainerOnDisk | null> {
   const what = 'backup.yaml is not what LXD writes';
-  const written = check(backup, parseBackup(await fileSystem.readFile(path, MAX_BACKUP_BYTES)), what);
+  const content = await fileSystem.readFile(path, MAX_BACKUP_BYTES);
+  // It is written in place: just now, or its content is not on the disk yet.
+  if (content.length === 0) return null;
+  const written = check(backup, parseBackup(content), what);
   const described = written.instance ?? written.container;
   if (!described) throw new DiskUnreadable('Malformed', `${what}: it describes no container`);
   if (described.type !== 'container') return null;

@@ -267,6 +267,12 @@ describe('LXD', () => {
     ]);
   });
 
+  it('leaves out what is being written', async () => {
+    const listing = await list(lxd, { ...files, 'var/lib/lxd/containers/first/backup.yaml': '' });
+    expect(listing?.unreadable).toEqual([]);
+    expect(listing?.containers).toMatchObject([{ id: 'other_second' }]);
+  });
+
   it('of which Incus is one says Stopped of what it is about to start: neither that nor a time is believed', async () => {
     const listing = await list(lxd, {
       'var/lib/incus/storage-pools/default/x': '',
