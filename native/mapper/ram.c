@@ -3,12 +3,17 @@
  * QEMU has a block for the RAM, or one a NUMA node, and one more for each piece that is plugged in (a DIMM), of which its
  * command line says nothing: the guest's kernel has an entry for it in its table (iomem.c). A block's size is all that says
  * which piece it is, so no two pieces may be of one size. That the rest is what it was is proved as at an attach.
+ *
+ * The table is the guest's word. What x86 plugs in is whole sections of 128 MiB (SECTION_SIZE_BITS in asm/sparsemem.h), and
+ * nothing else that QEMU has in its memory is of such a size, so a guest cannot have QEMU's own memory taken for its RAM.
  */
 #include <string.h>
 
 #include "cleanup.h"
 #include "programme.h"
 #include "ram.h"
+
+static const uint64_t SECTION = 128ull << 20;
 
 static enum ciel_status open_block(const struct ciel_attach_request *request, const struct ciel_ram_block *block,
 				   struct ciel_source **ret, uint32_t *ret_kind, struct ciel_error *error)
@@ -88,7 +93,7 @@ static int lay_out(struct ciel_guest *guest, struct ciel_layout *ret, struct cie
 
 		if (range.address < end)
 			continue;
-		if (ret->count == CIEL_MAX_RANGES || ((range.address | range.size) & ~CIEL_PAGE_MASK))
+		if (ret->count == CIEL_MAX_RANGES || ((range.address | range.size) & (SECTION - 1)))
 			return 0;
 		for (uint32_t j = guest->own_ranges; j < ret->count; j++) {
 			if (ret->ranges[j].size == range.size)
