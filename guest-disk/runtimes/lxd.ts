@@ -94,8 +94,8 @@ async function readContainer(
 ): Promise<ContainerOnDisk | null> {
   const what = 'backup.yaml is not what LXD writes';
   const content = await fileSystem.readFile(path, MAX_BACKUP_BYTES);
-  // It is written in place: just now, or its content is not on the disk yet.
-  if (content.length === 0) return null;
+  // It is written in place, and for some seconds its length is on the disk and its content not yet.
+  if (content.every((byte) => byte === 0)) return null;
   const written = check(backup, parseBackup(content), what);
   const described = written.instance ?? written.container;
   if (!described) throw new DiskUnreadable('Malformed', `${what}: it describes no container`);

@@ -267,8 +267,8 @@ describe('LXD', () => {
     ]);
   });
 
-  it('leaves out what is being written', async () => {
-    const listing = await list(lxd, { ...files, 'var/lib/lxd/containers/first/backup.yaml': '' });
+  it.each(['', '\0'.repeat(3_000)])('leaves out what is being written', async (content) => {
+    const listing = await list(lxd, { ...files, 'var/lib/lxd/containers/first/backup.yaml': content });
     expect(listing?.unreadable).toEqual([]);
     expect(listing?.containers).toMatchObject([{ id: 'other_second' }]);
   });
