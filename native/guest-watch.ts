@@ -21,7 +21,7 @@ import { join } from 'node:path';
 import { type Reading, unavailable } from '../model/reading.ts';
 import type { AttachPool } from './attach-pool.ts';
 import { type AttachRequest, attach, type Guest, type Host, MapperError, type SourceChoice } from './mapper.ts';
-import { findQemu, processAgeMs, processCpuNanoseconds, type QemuProcess, readQemu } from './qemu-process.ts';
+import { findQemu, processAgeMs, processCpuNanoseconds, type QemuProcess, ramOf, readQemu } from './qemu-process.ts';
 import type { BoardRow, SampleClock } from './sample-decoding.ts';
 
 export interface WatchedVm {
@@ -260,18 +260,14 @@ export class GuestWatch {
     if (!process) return this.#fail(unavailable('GuestOff', `no QEMU process on this host has UUID ${this.#vm.uuid}`));
     if (process.isConfidential)
       return this.#fail(unavailable('GuestEncrypted', `the RAM of process ${process.pid} is encrypted for its guest`));
-    if (process.machine === null || process.ramBytes === null)
+    const ram = ramOf(process);
+    if (ram === null)
       return this.#fail(
         unavailable('Unsupported', `the command line of process ${process.pid} names no machine type that is known`),
       );
     const cachePath = join(this.#cacheDirectory, `${this.#vm.uuid}.attach`);
     const request: AttachRequest = {
-      pid: process.pid,
-      startTime: process.startTime,
-      machine: process.machine,
-      ramBytes: process.ramBytes,
-      maxRamBelow4gBytes: process.maxRamBelow4gBytes,
-      numaNodeBytes: process.numaNodeBytes,
+      ...ram,
       source: this.#vm.source,
       withServices: this.#vm.withServices,
       withDetails: this.#vm.withDetails,

@@ -49,16 +49,20 @@ const REPORT = {
 const FIRST_SAMPLE_BYTES = 64 * 1024;
 const MAX_SAMPLE_BYTES = 16 * 1024 * 1024;
 
-export interface AttachRequest {
+/** The RAM of a QEMU process, by what its command line says. */
+export interface GuestRam {
   readonly pid: number;
   /** Field 22 of /proc/PID/stat: a pid alone may be somebody else's by now. */
   readonly startTime: bigint;
   readonly machine: Machine;
   readonly ramBytes: number;
   /** Where each NUMA node has a RAM block of its own: their sizes, in the nodes' order. */
-  readonly numaNodeBytes?: readonly number[];
+  readonly numaNodeBytes: readonly number[];
   /** QEMU's machine option; null when it was not given. */
   readonly maxRamBelow4gBytes: number | null;
+}
+
+export interface AttachRequest extends GuestRam {
   readonly source: SourceChoice;
   /** Systemd services are sampled like containers. */
   readonly withServices: boolean;
@@ -193,9 +197,8 @@ function encodeRequest(request: AttachRequest): Buffer {
   putPath(request.cachePath, REQUEST.cachePath, REQUEST.cachePathBytes);
   putPath(request.btfDirectory ?? null, REQUEST.btfDirectory, REQUEST.btfBytes);
   bytes.writeUInt32LE(request.cacheOnly ? 1 : 0, REQUEST.cacheOnly);
-  const nodes = request.numaNodeBytes ?? [];
-  bytes.writeUInt32LE(nodes.length, REQUEST.nodeCount);
-  for (const [index, size] of nodes.slice(0, REQUEST.maxNodes).entries()) {
+  bytes.writeUInt32LE(request.numaNodeBytes.length, REQUEST.nodeCount);
+  for (const [index, size] of request.numaNodeBytes.slice(0, REQUEST.maxNodes).entries()) {
     bytes.writeBigUInt64LE(BigInt(size), REQUEST.nodeBytes + 8 * index);
   }
   return bytes;

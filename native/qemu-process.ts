@@ -6,7 +6,7 @@
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { basename } from 'node:path';
-import type { Machine } from './mapper.ts';
+import type { GuestRam, Machine } from './mapper.ts';
 
 export interface QemuCommandLine {
   readonly uuid: string | null;
@@ -143,6 +143,13 @@ export async function processCpuNanoseconds(pid: number): Promise<bigint | null>
 export async function processAgeMs(process: { readonly startTime: bigint }): Promise<number> {
   const uptime = Number((await readFile('/proc/uptime', 'latin1')).split(' ')[0]);
   return uptime * 1000 - (Number(process.startTime) * 1000) / TICKS_PER_SECOND;
+}
+
+/** What is attached to; null: the command line names no machine type or size of RAM that is known. */
+export function ramOf(process: QemuProcess): GuestRam | null {
+  const { pid, startTime, machine, ramBytes, numaNodeBytes, maxRamBelow4gBytes } = process;
+  if (machine === null || ramBytes === null) return null;
+  return { pid, startTime, machine, ramBytes, numaNodeBytes, maxRamBelow4gBytes };
 }
 
 /** The QEMU at a pid, or null when no QEMU is there. */

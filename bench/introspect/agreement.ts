@@ -4,12 +4,12 @@
  * guest is read in two ways in each call: mapped, and by process_vm_readv.
  */
 import { parseArgs } from 'node:util';
+import { requestOf } from '../../lab/attach-request.ts';
 import { Agreement, type AgreementReport, type Reader } from '../../lab/kernels/agreement.ts';
 import { bootKernelGuest, CGROUP_SETUPS, type CgroupSetup } from '../../lab/kernels/guest.ts';
 import { KERNEL_NAMES, type KernelName } from '../../lab/kernels/kernels.ts';
 import { attach } from '../../native/mapper.ts';
 import { allocatedBytes, ramFile } from '../../test/native/live-guest.ts';
-import { requestOf } from './request.ts';
 
 const DEFAULT_MINUTES = 10;
 const SHOWN_EVERY_MS = 60_000;
@@ -75,7 +75,7 @@ async function oneKernel(
   const ram = await ramFile(guest.pid);
   const beforeAttach = await allocatedBytes(ram);
   try {
-    const request = { ...(await requestOf(guest.pid)), withDetails: true };
+    const request = await requestOf(guest.pid, { withDetails: true });
     for (const source of SOURCES) readers.push({ name: source, guest: attach({ ...request, source }) });
     const afterAttach = await allocatedBytes(ram);
     const trial = new Agreement(guest, readers, seed);

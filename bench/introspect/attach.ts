@@ -8,6 +8,7 @@
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { attach, attachDump } from '../../native/mapper.ts';
@@ -15,7 +16,6 @@ import { cacheDirectory } from '../../template/cache.ts';
 import { connectQmp } from '../../test/guest-disk/qemu.ts';
 import { spread } from '../measure.ts';
 import { inDirectory, shown, valueIn } from './part.ts';
-import { requestOf } from './request.ts';
 
 const GIBIBYTES = [1, 16];
 const KERNEL = '6.1';

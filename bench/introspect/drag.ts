@@ -12,12 +12,12 @@
  */
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { attach, type Guest, type SourceChoice } from '../../native/mapper.ts';
 import { connectQmp } from '../../test/guest-disk/qemu.ts';
 import { spread } from '../measure.ts';
-import { requestOf } from './request.ts';
 
 const DEFAULT_BLOCKS = 150;
 const SLICE_MS = 200;
@@ -44,7 +44,7 @@ export async function drag(args: readonly string[]): Promise<Record<string, unkn
     const rounds = await calibrate(guest, thread);
     const results: Record<string, unknown> = {};
     for (const source of SOURCES) {
-      const reader = attach({ ...(await requestOf(guest.pid)), withDetails: true, source });
+      const reader = attach(await requestOf(guest.pid, { withDetails: true, source }));
       const slice = (isSampled: boolean) => work(guest, thread, rounds, isSampled ? reader : null);
       const result = await measure(blocks, slice);
       results[source] = result;

@@ -4,11 +4,11 @@
  * The stand-in of a guest is read: the RAM is a real guest's, at a moment at which it stands still.
  */
 import { join } from 'node:path';
+import { requestOf } from '../../lab/attach-request.ts';
 import { attach, type Guest, type SourceChoice } from '../../native/mapper.ts';
 import { imageOfGuest, startCrowd } from '../crowd.ts';
 import { spread } from '../measure.ts';
 import { inDirectory, shown, sleep, WARM_UP_SAMPLES } from './part.ts';
-import { requestOf } from './request.ts';
 
 const WALKS = 15;
 const SAMPLES = 1000;
@@ -42,7 +42,7 @@ export async function hundred() {
 }
 
 async function measureHundred(pid: number, source: SourceChoice, cachePath: string) {
-  const request = { ...(await requestOf(pid)), source, cachePath };
+  const request = await requestOf(pid, { source, cachePath });
   const walks: number[][] = [];
   for (let i = 0; i < WALKS; i++) {
     const reader = attach(request);

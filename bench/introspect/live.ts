@@ -4,9 +4,11 @@
  *
  * Times are the mapper's own, taken inside the call; `withDecodingMicroseconds` adds what TypeScript needs to decode it.
  */
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { requestOf } from '../../lab/attach-request.ts';
 import { type AttachReport, type AttachRequest, attach, type Guest, type SourceChoice } from '../../native/mapper.ts';
 import { type QemuProcess, readQemu } from '../../native/qemu-process.ts';
 import {
@@ -47,18 +49,7 @@ export async function live() {
 const describe = ({ ramBytes, machine }: QemuProcess) => ({ ramBytes, machine, containers: CONTAINER_NAMES.length });
 
 async function measureSource(source: SourceChoice, guest: LiveGuest, qemu: QemuProcess, cache: string) {
-  if (qemu.machine === null || qemu.ramBytes === null) throw new Error('the machine type is not known');
-  const request: AttachRequest = {
-    pid: qemu.pid,
-    startTime: qemu.startTime,
-    machine: qemu.machine,
-    ramBytes: qemu.ramBytes,
-    maxRamBelow4gBytes: qemu.maxRamBelow4gBytes,
-    source,
-    withServices: false,
-    withDetails: false,
-    cachePath: null,
-  };
+  const request = await requestOf(qemu.pid, { source });
   const ram = await ramFile(qemu.pid);
   const first = attachRepeatedly(request);
   attach({ ...request, cachePath: cache }).detach();

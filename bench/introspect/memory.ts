@@ -8,13 +8,13 @@
  *   running   the guest goes on, with samples and without, in turn: what it grows by itself is in both
  */
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { requestOf } from '../../lab/attach-request.ts';
 import { idOf, type MatrixContainer, removeContainer, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type GuestMemory, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { attach, type Guest } from '../../native/mapper.ts';
 import { connectQmp, type QmpConnection } from '../../test/guest-disk/qemu.ts';
 import { spread } from '../measure.ts';
 import { sleep } from './part.ts';
-import { requestOf } from './request.ts';
 
 const MEMORY_MIB = 512;
 const BALLOON_MIB = 320;
@@ -59,7 +59,7 @@ async function oneGuest(name: string, memory: GuestMemory) {
 
     await qmp.monitor({ execute: 'stop' });
     const beforeAttach = await allocated(guest.pid);
-    reader = attach({ ...(await requestOf(guest.pid)), withDetails: true });
+    reader = attach(await requestOf(guest.pid, { withDetails: true }));
     const afterAttach = await allocated(guest.pid);
     await sample(reader, SAMPLES);
     const stopped = { attach: afterAttach - beforeAttach, samples: (await allocated(guest.pid)) - afterAttach };

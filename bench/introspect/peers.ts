@@ -8,6 +8,7 @@
 import { mkdir, rename, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
+import { requestOf } from '../../lab/attach-request.ts';
 import { workingAccelerator } from '../../native/accelerator.ts';
 import { attach } from '../../native/mapper.ts';
 import { processCpuNanoseconds } from '../../native/qemu-process.ts';
@@ -16,7 +17,6 @@ import { cacheDirectory } from '../../template/cache.ts';
 import { kernelCommandLine, TEMPLATE_FILES } from '../../template/domain-xml.ts';
 import { Trial } from '../../template/trial.ts';
 import { inDirectory, sleep } from './part.ts';
-import { requestOf } from './request.ts';
 
 const CONTAINERS = 100;
 const MEMORY_MIB = 3072;

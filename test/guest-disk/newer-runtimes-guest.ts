@@ -5,13 +5,12 @@
 import { copyFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { execa } from 'execa';
-import { workingAccelerator } from '../../native/accelerator.ts';
 import { buildOnce, contentHash } from '../../template/cache.ts';
 import { linkBusybox, machinesArchives, prune, writeFiles } from '../../template/debian.ts';
 import { makeDisk } from '../../template/disk.ts';
-import { kernelCommandLine, TEMPLATE_FILES } from '../../template/domain-xml.ts';
-import { Trial } from '../../template/trial.ts';
-import { runtimesGuestImage } from './runtimes-guest.ts';
+import { TEMPLATE_FILES } from '../../template/domain-xml.ts';
+import type { Trial } from '../../template/trial.ts';
+import { bootImage, runtimesGuestImage } from './runtimes-guest.ts';
 
 const RELEASE = 'trixie';
 const CRICTL = 'sigs.k8s.io/cri-tools/cmd/crictl@v1.34.0';
@@ -54,7 +53,6 @@ const FILES = {
   '/etc/resolv.conf': '',
 };
 const DISK_BYTES = 6e9;
-const BOOT_LIMIT_MS = 240_000;
 
 /** Debian has no package of it. @returns a directory with the program. */
 async function crictl(): Promise<string> {
@@ -98,18 +96,5 @@ export async function newerRuntimesGuestImage(): Promise<string> {
 
 /** Boots it; nothing that it writes on its system disk stays. */
 export async function startNewerRuntimesGuest(options: { monitor: string }): Promise<Trial> {
-  const image = await newerRuntimesGuestImage();
-  const accelerator = await workingAccelerator();
-  const guest = await Trial.start({
-    kernel: join(image, TEMPLATE_FILES.kernel),
-    initrd: join(image, TEMPLATE_FILES.initrd),
-    commandLine: kernelCommandLine(accelerator),
-    disk: join(image, TEMPLATE_FILES.disk),
-    keepWrites: false,
-    accelerator,
-    memoryMiB: 2048,
-    ...options,
-  });
-  await guest.agentAnswers(BOOT_LIMIT_MS);
-  return guest;
+  return bootImage(await newerRuntimesGuestImage(), { memoryMiB: 2048, ...options });
 }

@@ -45,7 +45,13 @@ export async function runtimesGuestImage(): Promise<string> {
 
 /** Boots it; nothing that it writes on its system disk stays. `dataDisk` is its /dev/vdb. */
 export async function startRuntimesGuest(options: { monitor: string; dataDisk: string }): Promise<Trial> {
-  const image = await runtimesGuestImage();
+  return bootImage(await runtimesGuestImage(), { memoryMiB: 1024, ...options });
+}
+
+type ImageOptions = Pick<Parameters<typeof Trial.start>[0], 'memoryMiB' | 'monitor' | 'dataDisk'>;
+
+/** From the files of an image's directory, until its agent answers. */
+export async function bootImage(image: string, options: ImageOptions): Promise<Trial> {
   const accelerator = await workingAccelerator();
   const guest = await Trial.start({
     kernel: join(image, TEMPLATE_FILES.kernel),
@@ -54,7 +60,6 @@ export async function startRuntimesGuest(options: { monitor: string; dataDisk: s
     disk: join(image, TEMPLATE_FILES.disk),
     keepWrites: false,
     accelerator,
-    memoryMiB: 1024,
     ...options,
   });
   await guest.agentAnswers(BOOT_LIMIT_MS);

@@ -3,10 +3,10 @@
  * agreement` does for ten minutes in each kernel. What happens to the containers is decided by the seed.
  */
 import { expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { Agreement, type Reader } from '../../lab/kernels/agreement.ts';
 import { bootKernelGuest } from '../../lab/kernels/guest.ts';
 import { attach, type SourceChoice } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
 
 const SEED = 4;
 const ROUNDS = 8;
@@ -16,15 +16,8 @@ it('agrees with the guest while containers are made, removed, made again, limite
   const guest = await bootKernelGuest({ kernel: '6.12', append: 'psi=1' });
   const readers: Reader[] = [];
   try {
-    const qemu = await readQemu(guest.pid);
-    if (!qemu?.machine || qemu.ramBytes === null) throw new Error(`process ${guest.pid} is no QEMU that is known`);
-    const { pid, startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
-    const options = { withServices: false, withDetails: true, cachePath: null } as const;
     for (const source of SOURCES)
-      readers.push({
-        name: source,
-        guest: attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, source, ...options }),
-      });
+      readers.push({ name: source, guest: attach(await requestOf(guest.pid, { withDetails: true, source })) });
     const agreement = new Agreement(guest, readers, SEED);
     await agreement.start();
     for (let i = 0; i < ROUNDS; i++) await agreement.round();

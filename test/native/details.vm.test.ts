@@ -3,13 +3,13 @@
  * files say: what stands still is equal to it, what moves lies between what they said before and after.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, cgroupFile } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { KERNEL_NAMES } from '../../lab/kernels/kernels.ts';
 import type { Reading } from '../../model/reading.ts';
 import type { ContainerDetails, InterfaceCounts } from '../../model/usage.ts';
 import { attach, type Guest } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
 import { EXTRA, startDetailed } from './detailed-containers.ts';
 
 const ATTEMPTS = 20;
@@ -25,19 +25,7 @@ describe.each(KERNEL_NAMES)('Linux %s', (kernel) => {
   beforeAll(async () => {
     guest = await bootKernelGuest({ kernel, append: 'psi=1', memoryMiB: 512 });
     networkedPid = await startDetailed(guest);
-    const qemu = await readQemu(guest.pid);
-    if (!qemu?.machine || !qemu.ramBytes) throw new Error(`process ${guest.pid} is no QEMU`);
-    memory = attach({
-      pid: qemu.pid,
-      startTime: qemu.startTime,
-      machine: qemu.machine,
-      ramBytes: qemu.ramBytes,
-      maxRamBelow4gBytes: qemu.maxRamBelow4gBytes,
-      source: 'auto',
-      withServices: false,
-      withDetails: true,
-      cachePath: null,
-    });
+    memory = attach(await requestOf(guest.pid, { withDetails: true }));
   });
   afterAll(async () => {
     memory?.detach();

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { type GuestAtPort, guestAt, kernelArguments, PORT_NAME } from '../../lab/kernels/guest.ts';
 import { kernelImage } from '../../lab/kernels/kernels.ts';
@@ -16,7 +17,6 @@ import type { ContainerCounters } from '../../model/usage.ts';
 import { workingAccelerator } from '../../native/accelerator.ts';
 import { readDump } from '../../native/dump.ts';
 import { attach } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
 import { cacheDirectory } from '../../template/cache.ts';
 import { random } from '../guest-disk/mutations.ts';
 import { ramFile } from './live-guest.ts';
@@ -72,17 +72,7 @@ afterAll(async () => {
 });
 
 async function lookLive(): Promise<readonly ContainerCounters[]> {
-  const qemu = await readQemu(pid);
-  if (qemu?.machine == null || qemu.ramBytes === null) throw new Error(`process ${pid} is no QEMU that is known`);
-  const { startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
-  const choice = {
-    source: 'auto',
-    withServices: false,
-    withDetails: true,
-    cachePath: null,
-    btfDirectory: null,
-  } as const;
-  return attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, ...choice }).sample().containers;
+  return attach(await requestOf(pid, { withDetails: true })).sample().containers;
 }
 
 async function expectSame(path: string, format: string): Promise<void> {

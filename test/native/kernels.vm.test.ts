@@ -6,6 +6,7 @@
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, CGROUP_SETUPS, type KernelGuest, type KernelGuestOptions } from '../../lab/kernels/guest.ts';
 import {
@@ -24,7 +25,6 @@ import {
 } from '../../lab/kernels/support.ts';
 import { FIGURES, judge, readTruth, saidOf } from '../../lab/kernels/truth.ts';
 import { attach, type Guest } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
 import { sourceFile } from '../../template/sources.ts';
 
 const wanted = process.env.CIEL_KERNEL_MATRIX?.split(',') ?? null;
@@ -69,20 +69,6 @@ const withPressure = (options: KernelGuestOptions): KernelGuestOptions => ({
   append: `psi=1 ${options.append ?? ''}`,
 });
 const titleOf = (options: KernelGuestOptions): string => Object.values(options).join(' ');
-
-async function attachTo(guest: KernelGuest): Promise<Guest> {
-  const qemu = await readQemu(guest.pid);
-  if (qemu?.machine == null || qemu.ramBytes === null) throw new Error(`process ${guest.pid} is no QEMU that is known`);
-  const { pid, startTime, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes } = qemu;
-  const choice = {
-    source: 'auto',
-    withServices: false,
-    withDetails: true,
-    cachePath: null,
-    btfDirectory: guest.image.types,
-  } as const;
-  return attach({ pid, startTime, machine, ramBytes, maxRamBelow4gBytes, numaNodeBytes, ...choice });
-}
 
 /** Looks at the guest several times, between two readings of its own files each. */
 async function look(guest: KernelGuest, attached: Guest): Promise<GuestSupport['outcomes']> {
@@ -139,7 +125,7 @@ describe('real kernels', () => {
     try {
       await startContainers(guest);
       await new Promise((resolve) => setTimeout(resolve, SETTLING_MS));
-      const attached = await attachTo(guest);
+      const attached = attach(await requestOf(guest.pid, { withDetails: true, btfDirectory: guest.image.types }));
       try {
         expect(attached.report.kernelRelease).toBe(guest.image.release);
         expect(attached.sample().possibleCpus).toBeGreaterThanOrEqual(options.vcpus ?? 1);

@@ -3,10 +3,10 @@
  * bring any of it into being; the guest stands still meanwhile, so whatever grows has been grown by the reader.
  */
 import { afterEach, expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
-import { type AttachRequest, attach, MapperError, type SourceChoice } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
+import { attach, MapperError, type SourceChoice } from '../../native/mapper.ts';
 import { connectQmp, type QmpConnection } from '../guest-disk/qemu.ts';
 import { allocatedBytes, ramFile } from './live-guest.ts';
 
@@ -24,18 +24,10 @@ afterEach(async () => {
   guest = qmp = null;
 });
 
-async function requestOf({ pid }: KernelGuest, source: SourceChoice): Promise<AttachRequest> {
-  const qemu = await readQemu(pid);
-  if (!qemu?.machine || qemu.ramBytes === null) throw new Error('no QEMU');
-  const { startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
-  const options = { withServices: false, withDetails: false, cachePath: null } as const;
-  return { pid, startTime, machine, ramBytes, maxRamBelow4gBytes, source, ...options };
-}
-
 /** Looks for the kernel and samples it, while the guest stands still. @returns how many bytes its RAM has grown by */
 async function growthByReading(of: KernelGuest, { monitor }: QmpConnection, source: SourceChoice): Promise<number> {
   const file = await ramFile(of.pid);
-  const request = await requestOf(of, source);
+  const request = await requestOf(of.pid, { source });
   await monitor({ execute: 'stop' });
   try {
     const before = await allocatedBytes(file);
@@ -52,7 +44,7 @@ async function growthByReading(of: KernelGuest, { monitor }: QmpConnection, sour
 }
 
 async function expectIdleAsItSays(of: KernelGuest): Promise<void> {
-  const attached = attach(await requestOf(of, 'auto'));
+  const attached = attach(await requestOf(of.pid));
   try {
     const found = attached.sample().containers.find(({ id }) => id === IDLE?.id);
     const own = await of.file(cgroupFile(of, 'memory', IDLE?.cgroupPath ?? '', 'memory.current'));
@@ -101,7 +93,7 @@ it.each(['mapped', 'process'] as const)('follows RAM that is plugged in while it
     append: 'memhp_default_state=online',
   });
   qmp = await connectQmp(guest.monitor);
-  const attached = attach(await requestOf(guest, source));
+  const attached = attach(await requestOf(guest.pid, { source }));
   try {
     expect(attached.sample().containers).toEqual([]);
     await plug(guest, qmp, 'one', 256);

@@ -3,12 +3,12 @@
  * files say; what comes and goes must be seen by the next sample.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, cgroupFile, removeContainer, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import type { Reading } from '../../model/reading.ts';
 import type { ContainerCounters, VmIntrospection } from '../../model/usage.ts';
 import { type AttachRequest, attach, type Guest, type SourceChoice } from '../../native/mapper.ts';
-import { readQemu } from '../../native/qemu-process.ts';
 
 const ROUNDS = 40;
 const BETWEEN_MS = 150;
@@ -20,11 +20,7 @@ let request: AttachRequest;
 beforeAll(async () => {
   guest = await bootKernelGuest({ kernel: '6.1', vcpus: 2 });
   await startContainers(guest);
-  const qemu = await readQemu(guest.pid);
-  if (!qemu?.machine || qemu.ramBytes === null) throw new Error('no QEMU');
-  const { pid, startTime, machine, ramBytes, maxRamBelow4gBytes } = qemu;
-  const options = { source: 'auto', withServices: false, withDetails: false, cachePath: null } as const;
-  request = { pid, startTime, machine, ramBytes, maxRamBelow4gBytes, ...options };
+  request = await requestOf(guest.pid);
 });
 afterAll(async () => {
   await guest?.stop();
