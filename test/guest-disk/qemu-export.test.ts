@@ -35,7 +35,6 @@ beforeAll(async () => {
     ...[...node('system', 'qcow2', 'disk.qcow2'), '-device', 'virtio-blk-pci,drive=system'],
   ]);
   process.catch(() => undefined);
-  for (let attempt = 0; !existsSync(qmp) && attempt < 200; attempt++) await new Promise((r) => setTimeout(r, 50));
   connection = await connectQmp(qmp);
   monitor = connection.monitor;
 });
