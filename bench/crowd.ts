@@ -56,7 +56,7 @@ export async function imageOfGuest(path: string, cpus: number, containers: numbe
 export async function startCrowd(
   image: string,
   count: number,
-  memory: 'shared' | 'private',
+  memory: 'shared' | 'private' | 'forked',
   cache: string,
 ): Promise<Crowd> {
   await execa('make', ['-s', '-C', join(import.meta.dirname, '../native'), 'crowd']);

@@ -24,6 +24,8 @@ export interface TrialOptions {
   readonly dataDisk?: string;
   readonly accelerator: Accelerator;
   readonly memoryMiB: number;
+  /** 1 unless told. */
+  readonly vcpus?: number;
   /** A command that QEMU's is appended to, to run it in another network namespace. */
   readonly wrapper?: readonly string[];
   /** QEMU's -netdev value without its id; none: a NIC without a network. */
@@ -199,7 +201,7 @@ function qemuCommand(options: TrialOptions, agentPath: string): string[] {
   return [
     'qemu-system-x86_64',
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg', '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
-    ...['-machine', 'q35,memory-backend=ram', '-m', memory, '-smp', '1', '-uuid', randomUUID()],
+    ...['-machine', 'q35,memory-backend=ram', '-m', memory, '-smp', String(options.vcpus ?? 1), '-uuid', randomUUID()],
     ...['-object', `memory-backend-memfd,id=ram,size=${memory},share=on`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
     ...['-kernel', options.kernel, '-initrd', options.initrd, '-append', options.commandLine],

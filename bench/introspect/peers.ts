@@ -20,6 +20,7 @@ import { inDirectory, sleep } from './part.ts';
 
 const CONTAINERS = 100;
 const MEMORY_MIB = 3072;
+const VCPUS = 2;
 const BOOT_LIMIT_MS = 240_000;
 /** Without KVM a `docker run` takes seconds. */
 const START_LIMIT_MS = 60_000;
@@ -89,6 +90,7 @@ async function bootWith(dataDisk: string): Promise<Trial> {
     dataDisk,
     accelerator,
     memoryMiB: MEMORY_MIB,
+    vcpus: VCPUS,
   });
   try {
     await trial.agentAnswers(BOOT_LIMIT_MS);
@@ -120,7 +122,7 @@ async function measure(trial: Trial, wanted: number) {
   try {
     const seen = reader.sample().containers.length;
     if (seen !== wanted) throw new Error(`Ciel sees ${seen} of ${wanted} containers`);
-    const results: Record<string, unknown> = { containers: wanted, seconds: MEASURED_MS / 1000 };
+    const results: Record<string, unknown> = { containers: wanted, vcpus: VCPUS, seconds: MEASURED_MS / 1000 };
     const note = (name: string, costs: Costs) => {
       results[name] = costs;
       const shown = Object.entries(costs).map(([what, seconds]) => `${what} ${seconds.toFixed(3)} s`);

@@ -2,9 +2,10 @@
 /*
  * Stand-ins for many VMs: processes that hold RAM and have command lines as QEMU's, and nothing else.
  *
- *   kvm-crowd IMAGE MACHINE COUNT shared|private CACHE
+ *   kvm-crowd IMAGE MACHINE COUNT shared|private|forked CACHE
  *
- * IMAGE is a copy of a real guest's RAM. With COUNT 1 the stand-in's RAM is all of it. With more, each has a RAM of its
+ * RAM that is "forked" maps IMAGE's copy as a VM does that was forked from another: what it writes (here every second
+ * page) becomes its own. IMAGE is a copy of a real guest's RAM. With COUNT 1 the stand-in's RAM is all of it. With more, each has a RAM of its
  * own, of those pages only that an attach from CACHE and a few samples read: so that a thousand fit into a machine and
  * still none shares a cache line with another. CACHE is where the attach is left, for the reader to copy.
  *
@@ -34,16 +35,22 @@ static void fail(const char *what)
 }
 
 /* The stand-in itself: execed with QEMU's arguments, its RAM as descriptor 3. It must look as QEMU maps it. */
-static _Noreturn void stand_in(int is_shared)
+static _Noreturn void stand_in(const char *memory)
 {
 	struct stat status;
 
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || fstat(3, &status) != 0)
 		fail("stand-in");
 	size_t size = (size_t)status.st_size;
-	if (is_shared) {
+	if (strcmp(memory, "shared") == 0) {
 		if (mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, 3, 0) == MAP_FAILED)
 			fail("mmap");
+	} else if (strcmp(memory, "forked") == 0) {
+		volatile uint8_t *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, 3, 0);
+		if (ram == MAP_FAILED)
+			fail("mmap");
+		for (size_t at = 0; at < size; at += 2 * CIEL_PAGE_SIZE)
+			ram[at] = ram[at];
 	} else {
 		uint8_t *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (ram == MAP_FAILED)
@@ -152,7 +159,7 @@ static int copy_ram(const uint8_t *ram, uint64_t size, int is_whole)
 	return file;
 }
 
-static pid_t start(const char *program, int number, int ram, uint64_t size, const char *machine, int is_shared)
+static pid_t start(const char *program, int number, int ram, uint64_t size, const char *machine, const char *kind)
 {
 	char uuid[40], memory[32];
 	int ready[2];
@@ -171,8 +178,7 @@ static pid_t start(const char *program, int number, int ram, uint64_t size, cons
 			fail("dup");
 		close(low);
 		close(done);
-		execl("/proc/self/exe", program, "-machine", machine, "-m", memory, "-uuid", uuid, is_shared ? "shared" : "private",
-		      (char *)NULL);
+		execl("/proc/self/exe", program, "-machine", machine, "-m", memory, "-uuid", uuid, kind, (char *)NULL);
 		fail("exec");
 	}
 	close(ready[1]);
@@ -186,12 +192,12 @@ static pid_t start(const char *program, int number, int ram, uint64_t size, cons
 int main(int argc, char **argv)
 {
 	if (argc == 8 && strcmp(argv[1], "-machine") == 0)
-		stand_in(strcmp(argv[7], "shared") == 0);
+		stand_in(argv[7]);
 	if (argc != 6) {
-		fprintf(stderr, "usage: kvm-crowd IMAGE q35|i440fx COUNT shared|private CACHE\n");
+		fprintf(stderr, "usage: kvm-crowd IMAGE q35|i440fx COUNT shared|private|forked CACHE\n");
 		return 1;
 	}
-	int image = open(argv[1], O_RDONLY), count = atoi(argv[3]), is_shared = strcmp(argv[4], "shared") == 0;
+	int image = open(argv[1], O_RDONLY), count = atoi(argv[3]);
 	struct stat status;
 	if (image < 0 || fstat(image, &status) != 0 || count < 1 || count > MAX_STAND_INS)
 		fail(argv[1]);
@@ -205,7 +211,7 @@ int main(int argc, char **argv)
 	static int rams[MAX_STAND_INS];
 	for (int i = 0; i < count; i++) {
 		rams[i] = copy_ram(ram, size, count == 1);
-		start(argv[0], i, rams[i], size, is_q35 ? "q35" : "pc", is_shared);
+		start(argv[0], i, rams[i], size, is_q35 ? "q35" : "pc", argv[4]);
 	}
 	munmap(ram, size);
 	printf("ready\n");
