@@ -70,13 +70,14 @@ $(BUILD)/llview-test/%.bc: $(LLVIEW)/test/%.c $(LLVIEW)/test/records.h $(VIEW_HE
 
 .PHONY: check-views
 check: check-views
+MADE_UP_GUEST := $(LLVIEW)/../../test/native/made-up-guest.h $(LLVIEW)/../../test/native/test.h
 check-views: $(BUILD)/views-test $(BUILD)/detail-views-test
 	$(BUILD)/views-test
 	$(BUILD)/detail-views-test
 
 RECORDING_OBJECTS := $(patsubst %,$(BUILD)/mapper/%.o,record translate status layout/qemu memory/source memory/array)
-$(BUILD)/views-test: $(LLVIEW)/../../test/native/views.c $(LLVIEW)/../../test/native/test.h $(BUILD)/views.o $(RECORDING_OBJECTS)
+$(BUILD)/views-test: $(LLVIEW)/../../test/native/views.c $(MADE_UP_GUEST) $(BUILD)/views.o $(RECORDING_OBJECTS)
 	$(CLANG) -std=gnu17 -g -O2 -Wall -Wextra -Werror -I$(MAPPER) $(filter %.c %.o,$^) -o $@
 
-$(BUILD)/detail-views-test: $(LLVIEW)/../../test/native/detail-views.c $(LLVIEW)/../../test/native/test.h $(BUILD)/views.o
+$(BUILD)/detail-views-test: $(LLVIEW)/../../test/native/detail-views.c $(MADE_UP_GUEST) $(BUILD)/views.o
 	$(CLANG) -std=gnu17 -g -O2 -Wall -Wextra -Werror -I$(MAPPER) $(filter %.c %.o,$^) -o $@

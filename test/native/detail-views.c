@@ -3,22 +3,12 @@
  * The views of pressure and of networks on a made-up guest, laid out as no real kernel does, with a g_map() that lets the
  * guest act before any load: take times over, change a state, move a device away.
  */
-#include <stddef.h>
-
-#include "test.h"
-#include "view-runtime.h"
-#include "views/views.h"
-
-typedef uint64_t u64;
-typedef uint32_t u32;
+#include "made-up-guest.h"
 
 /* --- the guest's layout ---------------------------------------------------------------------------------------------- */
 
 enum { CPUS = 2, ONLINE = 1 << 7, SERIAL = 110, TICK = 4000000 };
 
-struct list {
-	u64 previous, next;
-};
 struct css {
 	u32 flags;
 	u64 serial, cgroup;
@@ -75,8 +65,6 @@ struct counts { /* of all per-CPU records */
 	u32 errors, dropped;
 };
 
-#define OFFSET(record, path, type, member) \
-	{ CIEL_SLOT_FIELD_OFFSET, record, path, offsetof(struct type, member), sizeof(((struct type *)0)->member) }
 #define ARRAY(record, path, type, member)                \
 	OFFSET(record, path "[0]", type, member[0]),     \
 	{ CIEL_SLOT_ELEMENT_SIZE, record, path, sizeof(((struct type *)0)->member[0]), 0 }
@@ -87,12 +75,7 @@ struct counts { /* of all per-CPU records */
 #define ENUM(name, enumerator, value) { CIEL_SLOT_ENUM_VALUE, name, enumerator, value, 0 }
 #define EXISTS(record, path) { CIEL_SLOT_FIELD_EXISTS, record, path, 1, 0 }
 
-static const struct fact {
-	u32 kind;
-	const char *record, *path;
-	u64 value;
-	u32 size;
-} layout[] = {
+static const struct fact layout[] = {
 	OFFSET("cgroup", "psi", cgroup, psi),
 	OFFSET("cgroup", "cset_links", cgroup, links),
 	OFFSET("cgroup", "cset_links.next", cgroup, links.next),
@@ -196,8 +179,6 @@ static const struct fact {
 
 /* --- the guest's memory ---------------------------------------------------------------------------------------------- */
 
-#define BASE 0xffff888000000000ull
-
 enum { TOP, CHILD, CGROUPS };
 enum { LOOPBACK, VETH, PEER, MACVLAN, TUNNEL, NIC, DEVICES };
 
@@ -224,83 +205,9 @@ static struct guest {
 	uint8_t function;
 } guest;
 
-static u64 at(const void *place)
-{
-	return BASE + (u64)((const uint8_t *)place - (const uint8_t *)&guest);
-}
-
-static struct ciel_slot slots[1024];
-static struct ciel_view_context context;
-_Thread_local struct ciel_view_context *ciel_view;
-
-static struct ciel_slot *slot(u32 kind, const char *record, const char *path)
-{
-	for (u32 i = 0; i < ciel_view_slot_count; i++)
-		if (ciel_view_slots[i].kind == kind && !strcmp(ciel_view_slots[i].record, record) &&
-		    !strcmp(ciel_view_slots[i].path, path))
-			return &slots[i];
-	fprintf(stderr, "no view asks for %s.%s\n", record, path);
-	exit(1);
-}
-
-static void symbol(const char *name, const void *place)
-{
-	*slot(CIEL_SLOT_SYMBOL, "", name) = (struct ciel_slot){ .value = at(place), .available = 1 };
-}
-
-static u32 loads;
-static void (*before_load)(u32 number);
-
-int g_burn(void)
-{
-	if (context.fuel-- > 0)
-		return 1;
-	context.fuel = 0;
-	context.error = CIEL_VIEW_FUEL;
-	return 0;
-}
-
-const volatile void *g_map(uint64_t address, uint32_t size)
-{
-	if (!g_burn())
-		return NULL;
-	if (before_load)
-		before_load(loads);
-	loads++;
-	if (address < BASE || address - BASE > sizeof(guest) - size) {
-		context.error = CIEL_VIEW_FAULT;
-		context.error_address = address;
-		return NULL;
-	}
-	return (const uint8_t *)&guest + (address - BASE);
-}
-
-void g_refresh(void)
-{
-}
-
 void g_record(uint64_t address, uint32_t size, uint32_t is_signed, uint64_t value)
 {
 	(void)address, (void)size, (void)is_signed, (void)value;
-}
-
-void g_no_slot(uint32_t missing)
-{
-	context.error = CIEL_VIEW_NO_SLOT;
-	context.error_slot = missing;
-}
-
-int g_string(char *destination, uint32_t capacity, uint64_t address)
-{
-	for (u32 i = 0; i < capacity; i++) {
-		const volatile char *from = g_map(address + i, 1);
-		if (!from)
-			return context.error;
-		destination[i] = *from;
-		if (!destination[i])
-			return (int)i;
-	}
-	return context.error = CIEL_VIEW_LIMIT;
 }
 
 /* --- a fresh guest --------------------------------------------------------------------------------------------------- */
@@ -341,15 +248,7 @@ static void set_up_device(u32 number, struct net *net, const char *name, const c
 
 static void set_up(void)
 {
-	memset(&guest, 0, sizeof(guest));
-	memset(slots, 0, sizeof(slots));
-	context = (struct ciel_view_context){ .slots = slots, .fuel = 100000 };
-	ciel_view = &context;
-	before_load = NULL;
-	loads = 0;
-	for (size_t i = 0; i < sizeof(layout) / sizeof(layout[0]); i++)
-		*slot(layout[i].kind, layout[i].record, layout[i].path) =
-			(struct ciel_slot){ .value = layout[i].value, .size = layout[i].size, .available = 1 };
+	make_up(&guest, sizeof(guest), layout, sizeof(layout) / sizeof(layout[0]));
 	symbol("tick_nsec", &guest.tick);
 	symbol("runqueues", &guest.per_cpu[0].clock);
 	symbol("init_net", &guest.initial);

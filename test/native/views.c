@@ -10,23 +10,14 @@
  * Layouts of kernels that no guest here has are laid out by what their sources say: 4.4 to 5.4, and tables of indices that
  * are wider than any so far. Nothing of these was seen in a real guest.
  */
-#include <stddef.h>
-
+#include "made-up-guest.h"
 #include "memory/source.h"
 #include "record.h"
-#include "test.h"
-#include "views/views.h"
-
-typedef uint64_t u64;
-typedef uint32_t u32;
 
 /* --- the guest's layout ---------------------------------------------------------------------------------------------- */
 
 enum { CPUS = 2, PER_CPU_STRIDE = 0x800, ONLINE = 1 << 7, ITEMS = 4 };
 
-struct list {
-	u64 previous, next;
-};
 struct css {
 	u32 flags;
 	u64 serial;
@@ -95,15 +86,7 @@ struct tasks {
 enum { MEMORY = 3, IO = 1, PIDS = 4, CPU = 2, CPUACCT = 5 };
 enum { READ = 1, WRITE = 0 };
 
-#define OFFSET(record, path, type, member) \
-	{ CIEL_SLOT_FIELD_OFFSET, record, path, offsetof(struct type, member), sizeof(((struct type *)0)->member) }
-
-static const struct fact {
-	u32 kind;
-	const char *record, *path;
-	u64 value;
-	u32 size;
-} layout[] = {
+static const struct fact layout[] = {
 	OFFSET("cgroup", "kn", cgroup, kn),
 	OFFSET("cgroup", "root", cgroup, root),
 	OFFSET("cgroup", "rstat_cpu", cgroup, rstat_cpu),
@@ -202,8 +185,6 @@ static const struct fact {
 
 /* --- the guest's memory ---------------------------------------------------------------------------------------------- */
 
-#define BASE 0xffff888000000000ull
-
 /* One cgroup with all its controllers. The per-CPU parts are those of CPU 0; CPU 1's are PER_CPU_STRIDE further. */
 struct family {
 	struct cgroup cgroup;
@@ -243,84 +224,6 @@ static struct guest {
 	uint8_t table[4 * ITEMS];
 	struct cgroup v1_root;
 } guest __attribute__((aligned(4096)));
-
-static u64 at(const void *place)
-{
-	return BASE + (u64)((const uint8_t *)place - (const uint8_t *)&guest);
-}
-
-static struct ciel_slot slots[512];
-static struct ciel_view_context context;
-_Thread_local struct ciel_view_context *ciel_view;
-
-static struct ciel_slot *slot(u32 kind, const char *record, const char *path)
-{
-	for (u32 i = 0; i < ciel_view_slot_count; i++)
-		if (ciel_view_slots[i].kind == kind && !strcmp(ciel_view_slots[i].record, record) &&
-		    !strcmp(ciel_view_slots[i].path, path))
-			return &slots[i];
-	fprintf(stderr, "no view asks for %s.%s\n", record, path);
-	exit(1);
-}
-
-static void symbol(const char *name, const void *place)
-{
-	*slot(CIEL_SLOT_SYMBOL, "", name) = (struct ciel_slot){ .value = at(place), .available = 1 };
-}
-
-/* --- what the guest does between two loads --------------------------------------------------------------------------- */
-
-static u32 loads, refreshes;
-static void (*before_load)(u32 number);
-
-int g_burn(void)
-{
-	if (context.fuel-- > 0)
-		return 1;
-	context.fuel = 0;
-	context.error = CIEL_VIEW_FUEL;
-	return 0;
-}
-
-const volatile void *g_map(uint64_t address, uint32_t size)
-{
-	if (!g_burn())
-		return NULL;
-	if (before_load)
-		before_load(loads);
-	loads++;
-	if (address < BASE || address - BASE > sizeof(guest) - size) {
-		context.error = CIEL_VIEW_FAULT;
-		context.error_address = address;
-		return NULL;
-	}
-	return (const uint8_t *)&guest + (address - BASE);
-}
-
-void g_refresh(void)
-{
-	refreshes++;
-}
-
-void g_no_slot(uint32_t missing)
-{
-	context.error = CIEL_VIEW_NO_SLOT;
-	context.error_slot = missing;
-}
-
-int g_string(char *destination, uint32_t capacity, uint64_t address)
-{
-	for (u32 i = 0; i < capacity; i++) {
-		const volatile char *from = g_map(address + i, 1);
-		if (!from)
-			return context.error;
-		destination[i] = *from;
-		if (!destination[i])
-			return (int)i;
-	}
-	destination[capacity - 1] = '\0';
-	return context.error = CIEL_VIEW_LIMIT;
-}
 
 /* --- older layouts ------------------------------------------------------------------------------------------------------ */
 
@@ -381,15 +284,7 @@ static void link_css(struct css *css, struct css *parent, struct cgroup *cgroup,
 
 static void set_up(void)
 {
-	memset(&guest, 0, sizeof(guest));
-	memset(slots, 0, sizeof(slots));
-	context = (struct ciel_view_context){ .slots = slots, .fuel = 100000 };
-	ciel_view = &context;
-	before_load = NULL;
-	loads = refreshes = 0;
-	for (size_t i = 0; i < sizeof(layout) / sizeof(layout[0]); i++)
-		*slot(layout[i].kind, layout[i].record, layout[i].path) =
-			(struct ciel_slot){ .value = layout[i].value, .size = layout[i].size, .available = 1 };
+	make_up(&guest, sizeof(guest), layout, sizeof(layout) / sizeof(layout[0]));
 	/* A list_head pointer points at the whole record; its `next` is behind `previous`. */
 	*slot(CIEL_SLOT_FIELD_OFFSET, "cgroup_subsys_state", "children.next") =
 		(struct ciel_slot){ .value = offsetof(struct css, children.next), .size = 8, .available = 1 };
