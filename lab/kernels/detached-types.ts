@@ -70,11 +70,9 @@ async function fetchSource(
   const [, version, abi] = /^(\d+\.\d+\.\d+)-(\d+)-/.exec(kernel) ?? [];
   if (version === undefined) throw new Error(`${kernel} is no release of a kernel of Ubuntu's`);
   const apt = await aptOf(join(directory, 'apt'), 'ubuntu', release);
-  const packages = await apt.download([
-    `linux-source-${version}`,
-    `linux-headers-${version}-${abi}`,
-    `linux-headers-${kernel}`,
-  ]);
+  const headersPackage = `linux-headers-${kernel}`;
+  const common = (await apt.depends(headersPackage)).filter((name) => name.includes('headers-'));
+  const packages = await apt.download([`linux-source-${version}`, headersPackage, ...common]);
   const sourcePackage = packages.find((file) => basename(file).startsWith('linux-source-'));
   if (!basename(sourcePackage ?? '').includes(`_${version}-${abi}.`))
     throw new Error(`the newest source of ${version} in ${release}, ${sourcePackage}, is not that of ${kernel}`);

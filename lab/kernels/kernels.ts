@@ -46,7 +46,11 @@ const backports = (version: string): Readonly<Record<string, Origin>> => ({
     image: { begins: `linux-image-${version}.`, ends: '+deb13-cloud-amd64' },
   },
 });
-const ubuntuImage = (release: string, image: string): Origin => ({ distribution: 'ubuntu', release, image });
+const ubuntuImage = (release: string, image: Origin['image']): Origin => ({ distribution: 'ubuntu', release, image });
+const newestGeneric = (version: string): Origin['image'] => ({ begins: `linux-image-${version}-`, ends: '-generic' });
+const withoutTypes = (release: string, version: string): Readonly<Record<string, Origin>> => ({
+  generic: { ...ubuntuImage(release, newestGeneric(version)), needsTypes: true },
+});
 const ubuntu = (release: string, images: Readonly<Record<string, string>>): Readonly<Record<string, Origin>> =>
   Object.fromEntries(Object.entries(images).map(([flavour, image]) => [flavour, ubuntuImage(release, image)]));
 
@@ -54,7 +58,12 @@ const ubuntu = (release: string, images: Readonly<Record<string, string>>): Read
 export const MORE_KERNELS: Readonly<Record<string, Readonly<Record<string, Origin>>>> = {
   'Ubuntu 4.4': { generic: { ...ubuntuImage('xenial', 'linux-image-virtual'), needsTypes: true } },
   'Ubuntu 4.15': { generic: { ...ubuntuImage('bionic', 'linux-image-virtual'), needsTypes: true } },
+  'Ubuntu 4.18': withoutTypes('bionic', '4.18.0'),
+  'Ubuntu 5.0': withoutTypes('bionic', '5.0.0'),
+  'Ubuntu 5.3': withoutTypes('bionic', '5.3.0'),
   'Ubuntu 5.4': { generic: { ...ubuntuImage('focal', 'linux-image-virtual'), needsTypes: true } },
+  'Ubuntu 5.11': { generic: ubuntuImage('focal', newestGeneric('5.11.0')) },
+  'Ubuntu 5.13': { generic: ubuntuImage('focal', newestGeneric('5.13.0')) },
   'Ubuntu 5.15': ubuntu('jammy', { generic: 'linux-image-virtual', kvm: 'linux-image-kvm' }),
   'Ubuntu 6.8': ubuntu('noble', { generic: 'linux-image-virtual' }),
   'Ubuntu 6.11': ubuntu('noble', { generic: 'linux-image-virtual-6.11' }),
