@@ -276,9 +276,10 @@ export class WatchedVm {
     unavailable: string | null,
   ): void {
     const elapsedMs = atMs - container.atMs;
-    const before = container.counters;
+    // Of another run nothing is known yet but where it stands.
+    const before = counters?.run === container.counters.run ? container.counters : null;
     const since = (read: (of: ContainerCounters) => Reading<bigint>) =>
-      counters === null ? null : rate(orNull(read(before)), orNull(read(counters)), elapsedMs);
+      counters === null || before === null ? null : rate(orNull(read(before)), orNull(read(counters)), elapsedMs);
     const cpu = since((of) => of.cpuNanoseconds);
     const cpuCores = cpu === null ? null : cpu / 1e9;
     const reads = since((of) => of.ioReadBytes);
@@ -286,7 +287,8 @@ export class WatchedVm {
     const ioBytesPerSecond = reads === null || writes === null ? null : reads + writes;
     const memoryBytes = counters === null ? null : orNull(counters.memoryBytes);
     const anonBytes = counters === null ? null : orNull(counters.memoryAnonBytes);
-    container.unavailable = unavailable ?? whyMissing(counters);
+    container.unavailable =
+      unavailable ?? (before === null ? 'no rate yet: it was started anew' : whyMissing(counters));
 
     const from = this.#keepFromMs(atMs);
     push(container.cpuCores, { atMs, value: cpuCores }, from);

@@ -21,6 +21,7 @@ export interface ContainerLook extends DetailsLook {
   readonly addresses: ContainerIdentity['addresses'] | null;
   readonly startedAt: string | null;
   readonly cgroupPath: string;
+  readonly run: string;
   readonly cpuCores: Reading<number>;
   /** By guest CPU number; null where there is no such CPU. */
   readonly perCpuCores: Reading<readonly (number | null)[]>;
@@ -96,7 +97,10 @@ export function vmLook(
     containers: after.containers.map((container) => {
       const earlier =
         after.guestBoot === before.guestBoot
-          ? before.containers.find(({ id, cgroupPath }) => id === container.id && cgroupPath === container.cgroupPath)
+          ? before.containers.find(
+              ({ id, cgroupPath, run }) =>
+                id === container.id && cgroupPath === container.cgroupPath && run === container.run,
+            )
           : undefined;
       return containerLook(earlier ?? null, container, elapsed, after.containers, identities.of(container));
     }),
@@ -120,6 +124,7 @@ function containerLook(
     addresses: identity?.addresses ?? null,
     startedAt: identity?.startedAt ?? null,
     cgroupPath: after.cgroupPath,
+    run: after.run,
     cpuCores: before === null ? NO_RATE_YET : timeRate(before.cpuNanoseconds, cpuNanoseconds, elapsed),
     perCpuCores: before === null ? NO_RATE_YET : perCpu(before.perCpuNanoseconds, after.perCpuNanoseconds, elapsed),
     memoryBytes: after.memoryBytes,

@@ -17,6 +17,11 @@ export interface ContainerCounters {
   readonly runtime: ContainerRuntime;
   /** The path below the hierarchy's root, e.g. /system.slice/docker-<id>.scope. The guest's bytes: escape before use. */
   readonly cgroupPath: string;
+  /**
+   * Names what the counters count: another after the container was started anew, and after its counters went back. Within
+   * one run and one boot of the guest no counter is ever lower than before.
+   */
+  readonly run: string;
   readonly cpuNanoseconds: Reading<bigint>;
   readonly cpuUserNanoseconds: Reading<bigint>;
   readonly cpuSystemNanoseconds: Reading<bigint>;

@@ -22,6 +22,7 @@ import { available, type Reading, unavailable } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
 import type { WatchedVm } from './guest-watch.ts';
 import { createBoard, mapBoard, type SourceChoice, slotName } from './mapper.ts';
+import { Ratchet } from './ratchet.ts';
 import { decodeSample, readBoardRow, readPostMortem } from './sample-decoding.ts';
 import { BOARD, type SamplerReply, type SamplerRequest } from './sampler-protocol.ts';
 
@@ -48,18 +49,7 @@ interface Watched {
   readonly vm: WatchedVm;
   strikes: number;
   goodInARow: number;
-  readonly past: Past;
-}
-
-/**
- * A guest that is restored, by loadvm or from an older save image, is of the same boot, but its counters and its clock go
- * back. What was counted since is another boot's, then, to whoever makes rates.
- */
-interface Past {
-  boot: string;
-  jiffies: bigint;
-  /** '' until it is restored; then names the restored boot. */
-  suffix: string;
+  readonly ratchet: Ratchet;
 }
 
 type Readings = Map<string, Reading<VmIntrospection>>;
@@ -125,8 +115,8 @@ export class Introspection {
     const wanted: WatchedVm = { uuid, pid, source, withServices, withDetails };
     const known = this.#watched.get(uuid);
     if (known && isDeepStrictEqual(known.vm, wanted)) return;
-    const past = known?.past ?? { boot: '', jiffies: 0n, suffix: '' };
-    this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0, past });
+    const ratchet = known?.ratchet ?? new Ratchet();
+    this.#watched.set(uuid, { vm: wanted, strikes: 0, goodInARow: 0, ratchet });
   }
 
   /** Ends the watching of a VM and gives its RAM back: a mapping keeps a dead VM's RAM alive. */
@@ -257,7 +247,7 @@ export class Introspection {
     for (const row of rows) {
       const watched = batch[row];
       if (watched === undefined) continue;
-      const reading = this.#request?.id === id ? withPast(readingOf(board, row), watched.past) : null;
+      const reading = this.#request?.id === id ? readingOf(board, row, watched.ratchet) : null;
       this.#answer(sampler, id, watched.vm.uuid, reading);
     }
     sampler.process.send({ kind: 'taken', half } satisfies SamplerRequest, () => {});
@@ -381,30 +371,11 @@ function halfOf(board: Buffer, half: number): Buffer {
   return board.subarray(half * BOARD.halfBytes, (half + 1) * BOARD.halfBytes);
 }
 
-function withPast(reading: Reading<VmIntrospection>, past: Past): Reading<VmIntrospection> {
-  if (!reading.available) return reading;
-  const { value } = reading;
-  const { guestBoot, jiffies } = value;
-  if (guestBoot !== past.boot) past.suffix = '';
-  else if (jiffies < past.jiffies) past.suffix = `+${past.jiffies}`;
-  past.boot = guestBoot;
-  past.jiffies = jiffies;
-  if (past.suffix === '') return reading;
-  const { atNanoseconds, kernelRelease, nodename, possibleCpus } = value;
-  return available({
-    ...{ atNanoseconds, guestBoot: guestBoot + past.suffix, kernelRelease, nodename, possibleCpus, jiffies },
-    // Decoded when somebody asks.
-    get containers() {
-      return value.containers;
-    },
-  });
-}
-
 /** What the child wrote is believed no more than a guest. */
-function readingOf(board: Buffer, row: number): Reading<VmIntrospection> {
+function readingOf(board: Buffer, row: number, ratchet: Ratchet): Reading<VmIntrospection> {
   try {
     const found = readBoardRow(board, row);
-    if (found.kind === 'sample') return available(decodeSample(found.sample, slotName).introspection);
+    if (found.kind === 'sample') return available(decodeSample(found.sample, slotName, ratchet).introspection);
     return unavailable('Malformed', 'the sampler announced a sample that is none');
   } catch (error) {
     return unavailable('Malformed', `the sampler left a sample that makes no sense: ${error}`);

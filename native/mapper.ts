@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url';
 import koffi from 'koffi';
 import type { UnavailableReason } from '../model/reading.ts';
 import type { VmIntrospection } from '../model/usage.ts';
-import { ABI, decodeSample, reasonOfStatus, type SampleWork, uuidOf } from './sample-decoding.ts';
+import { decodeSample, reasonOfStatus, type SampleWork } from './sample-decoding.ts';
+import { ABI, uuidOf } from './sample-layout.ts';
 
 /** enum ciel_machine */
 const MACHINES = { i440fx: 1, q35: 2 } as const;

@@ -1,5 +1,5 @@
 /**
- * The flat buffer of ciel_sample() as model types. Its layout is mapper/mapper.h's; the ABI number is checked at load.
+ * The flat buffer of ciel_sample() as model types. Its layout is in sample-layout.ts.
  *
  * Every figure arrives with a status of its own: a value, or the reason why there is none. Names and paths are the
  * guest's bytes, decoded as UTF-8 with replacement characters: whoever shows them escapes them.
@@ -17,8 +17,30 @@ import type {
   PressureCounters,
   VmIntrospection,
 } from '../model/usage.ts';
+import type { Ratchet } from './ratchet.ts';
+import {
+  ABI,
+  CONTAINER,
+  DEVICE,
+  FIGURE,
+  FIGURE_BYTES,
+  FIGURE_COUNT,
+  type FigureNumber,
+  figureWord,
+  HEADER,
+  IFF_LOOPBACK,
+  INTERFACE,
+  isOfPressure,
+  NAME_BYTES,
+  type PlainSample,
+  placesIn,
+  textOf,
+  uuidOf,
+  type Words,
+} from './sample-layout.ts';
 
-export const ABI = 4;
+/** No such CPU, and no limit. */
+const NONE = 0xffff_ffff_ffff_ffffn;
 
 /** enum ciel_status, by number. */
 const REASONS: readonly UnavailableReason[] = [
@@ -59,94 +81,6 @@ const RUNTIMES: readonly (ContainerRuntime | null)[] = [
   'nspawn',
   'systemd',
 ];
-
-/** enum ciel_figure_name */
-const FIGURE = {
-  cpu: 0,
-  cpuUser: 1,
-  cpuSystem: 2,
-  perCpu: 3,
-  cpuQuota: 4,
-  cpuPeriod: 5,
-  cpuPeriods: 6,
-  cpuThrottledPeriods: 7,
-  cpuThrottled: 8,
-  cpuShares: 9,
-  memory: 10,
-  memoryPeak: 11,
-  memoryLimit: 12,
-  memorySwap: 13,
-  oomKills: 14,
-  memoryAnon: 15,
-  memoryFile: 16,
-  memorySwapCache: 17,
-  memoryInactiveFile: 18,
-  memoryMapped: 19,
-  memoryKernel: 20,
-  ioRead: 21,
-  ioWrite: 22,
-  ioReads: 23,
-  ioWrites: 24,
-  pids: 25,
-  pidsLimit: 26,
-  cpuSome: 27,
-  cpuFull: 28,
-  memorySome: 29,
-  memoryFull: 30,
-  ioSome: 31,
-  ioFull: 32,
-  network: 33,
-} as const;
-type FigureNumber = (typeof FIGURE)[keyof typeof FIGURE];
-const FIGURE_COUNT = Object.keys(FIGURE).length;
-/** Of pressure, whose absence has reasons of its own. */
-const isOfPressure = (figure: FigureNumber): boolean => figure >= FIGURE.cpuSome && figure <= FIGURE.ioFull;
-
-const HEADER = {
-  abi: 0,
-  headerBytes: 4,
-  containerBytes: 8,
-  containerCount: 12,
-  cpuCount: 16,
-  possibleCpus: 20,
-  bytes: 24,
-  atNs: 32,
-  elapsedNs: 40,
-  jiffies: 48,
-  bootId: 56,
-  release: 72,
-  nodename: 144,
-  viewsRun: 216,
-  viewsRepeated: 220,
-  corrections: 224,
-} as const;
-const NAME_BYTES = 72;
-const CONTAINER = {
-  bytes: 0,
-  runtime: 4,
-  pathLength: 8,
-  idOffset: 12,
-  idLength: 16,
-  deviceCount: 20,
-  interfaceCount: 24,
-  isHostNetwork: 28,
-  figures: 32,
-} as const;
-const FIGURE_BYTES = 16;
-const DEVICE = { bytes: 72, major: 32, minor: 36, name: 40, nameBytes: 32 } as const;
-const INTERFACE = {
-  bytes: 112,
-  status: 64,
-  detail: 68,
-  index: 72,
-  flags: 76,
-  name: 80,
-  kind: 96,
-  nameBytes: 16,
-} as const;
-const IFF_LOOPBACK = 8;
-const NO_CPU = 0xffff_ffff_ffff_ffffn;
-const UNLIMITED = NO_CPU;
 
 export interface DecodedSample {
   readonly introspection: VmIntrospection;
@@ -214,56 +148,64 @@ export function readClock(sample: Buffer): SampleClock {
     atNanoseconds: sample.readBigUInt64LE(HEADER.atNs),
     jiffies: sample.readBigUInt64LE(HEADER.jiffies),
     guestBoot: uuidOf(sample.subarray(HEADER.bootId, HEADER.bootId + 16)),
-    kernelRelease: textOf(sample, HEADER.release),
+    kernelRelease: textOf(sample, HEADER.release, NAME_BYTES),
   };
 }
 
-/** `slotName` says what a slot number asked of the kernel, for messages. The buffer may be written to again afterwards. */
-export function decodeSample(buffer: Buffer, slotName: SlotName): DecodedSample {
-  const abi = buffer.readUInt32LE(HEADER.abi);
-  if (abi !== ABI) throw new Error(`a sample of ABI ${abi}, this build reads ${ABI}`);
+/**
+ * `slotName` says what a slot number asked of the kernel, for messages. The buffer may be written to again afterwards.
+ * @param ratchet that the samples of this VM pass through; null: figures just as they were read
+ */
+export function decodeSample(buffer: Buffer, slotName: SlotName, ratchet: Ratchet | null = null): DecodedSample {
   const sample = copyOf(buffer);
-  const records = recordsIn(sample);
+  const { bytes } = sample;
+  const clock = readClock(bytes);
+  const names = ratchet?.advance(sample) ?? { guestBoot: clock.guestBoot, runs: null };
   let containers: readonly ContainerCounters[] | null = null;
   return {
     introspection: {
-      ...readClock(sample),
-      nodename: textOf(sample, HEADER.nodename),
-      possibleCpus: sample.readUInt32LE(HEADER.possibleCpus),
+      ...clock,
+      guestBoot: names.guestBoot,
+      nodename: textOf(bytes, HEADER.nodename, NAME_BYTES),
+      possibleCpus: bytes.readUInt32LE(HEADER.possibleCpus),
       get containers() {
-        containers ??= decodeContainers(sample, records, slotName);
+        containers ??= decodeContainers(sample, names.runs, slotName);
         return containers;
       },
     },
-    elapsedNanoseconds: sample.readBigUInt64LE(HEADER.elapsedNs),
+    elapsedNanoseconds: bytes.readBigUInt64LE(HEADER.elapsedNs),
     work: {
-      viewsRun: sample.readUInt32LE(HEADER.viewsRun),
-      viewsRepeated: sample.readUInt32LE(HEADER.viewsRepeated),
-      corrections: sample.readUInt32LE(HEADER.corrections),
+      viewsRun: bytes.readUInt32LE(HEADER.viewsRun),
+      viewsRepeated: bytes.readUInt32LE(HEADER.viewsRepeated),
+      corrections: bytes.readUInt32LE(HEADER.corrections),
     },
   };
 }
 
 /** In memory of its own, so that its words are aligned. */
-function copyOf(buffer: Buffer): Buffer {
-  const bytes = buffer.readUInt32LE(HEADER.bytes);
-  if (bytes > buffer.length || bytes % 8 !== 0)
-    throw new Error(`a sample of ${bytes} bytes, of which ${buffer.length} are there`);
-  const copy = Buffer.allocUnsafeSlow(bytes);
-  buffer.copy(copy, 0, 0, bytes);
-  return copy;
+function copyOf(buffer: Buffer): PlainSample {
+  const abi = buffer.readUInt32LE(HEADER.abi);
+  if (abi !== ABI) throw new Error(`a sample of ABI ${abi}, this build reads ${ABI}`);
+  const length = buffer.readUInt32LE(HEADER.bytes);
+  if (length > buffer.length || length % 8 !== 0)
+    throw new Error(`a sample of ${length} bytes, of which ${buffer.length} are there`);
+  const bytes = Buffer.allocUnsafeSlow(length);
+  buffer.copy(bytes, 0, 0, length);
+  const fixedBytes = bytes.readUInt32LE(HEADER.containerBytes);
+  const cpuCount = bytes.readUInt32LE(HEADER.cpuCount);
+  const words: Words = { of32: new Uint32Array(bytes.buffer), of64: new BigUint64Array(bytes.buffer) };
+  return { bytes, words, cpuCount, fixedBytes, records: recordsIn(bytes, fixedBytes, cpuCount) };
 }
 
 /**
  * Where the containers' records are. Each lies within the sample, and its parts within it, so that decoding it later reads
  * nothing else.
  */
-function recordsIn(sample: Buffer): readonly number[] {
+function recordsIn(sample: Buffer, fixedBytes: number, cpuCount: number): readonly number[] {
   const count = sample.readUInt32LE(HEADER.containerCount);
-  const fixedBytes = sample.readUInt32LE(HEADER.containerBytes);
   if (fixedBytes < CONTAINER.figures + FIGURE_COUNT * FIGURE_BYTES || fixedBytes % 8 !== 0)
     throw new Error(`a container's record of ${fixedBytes} bytes`);
-  const behindFigures = fixedBytes + sample.readUInt32LE(HEADER.cpuCount) * 8;
+  const behindFigures = fixedBytes + cpuCount * 8;
   const records: number[] = [];
   let at = sample.readUInt32LE(HEADER.headerBytes);
   while (records.length < count) {
@@ -320,38 +262,27 @@ function messageOf(status: number, slot: number, what: string, slotName: SlotNam
 /** Where a JavaScript number ends to be exact: 8 PiB. A guest may claim more of anything; nobody downstream need believe it. */
 const MAX_HIGH_WORD = 2 ** 21 - 1;
 
-/** A sample as words, as records begin at multiples of 8: loads of typed arrays make no objects on their way. */
-interface Words {
-  readonly of32: Uint32Array;
-  readonly of64: BigUint64Array;
-}
-
 interface ContainerRecord {
   readonly words: Words;
   readonly start: number;
   readonly slotName: SlotName;
 }
 
-/** The word of 64 bits in which the figure's value is; its status and detail are the next two of 32. */
-function figureAt(record: ContainerRecord, figure: FigureNumber): number {
-  return (record.start + CONTAINER.figures + figure * FIGURE_BYTES) / 8;
-}
-
 const word32 = ({ of32 }: Words, index: number): number => of32[index] as number;
 const word64 = ({ of64 }: Words, index: number): bigint => of64[index] as bigint;
 
 function counterOf(record: ContainerRecord, figure: FigureNumber): Reading<bigint> {
-  const at = figureAt(record, figure);
+  const at = figureWord(record.start, figure);
   return missingAt(record, at, figure) ?? available(word64(record.words, at));
 }
 
 function limitOf(record: ContainerRecord, figure: FigureNumber): Reading<bigint | null> {
   const counter = counterOf(record, figure);
-  return counter.available && counter.value === UNLIMITED ? available(null) : counter;
+  return counter.available && counter.value === NONE ? available(null) : counter;
 }
 
 function numberOf(record: ContainerRecord, figure: FigureNumber): Reading<number> {
-  const at = figureAt(record, figure);
+  const at = figureWord(record.start, figure);
   const missing = missingAt(record, at, figure);
   if (missing) return missing;
   const value = exactAt(record.words, at);
@@ -361,7 +292,7 @@ function numberOf(record: ContainerRecord, figure: FigureNumber): Reading<number
 
 /** A limit that no machine has is none. */
 function numberLimitOf(record: ContainerRecord, figure: FigureNumber): Reading<number | null> {
-  const at = figureAt(record, figure);
+  const at = figureWord(record.start, figure);
   return missingAt(record, at, figure) ?? available(exactAt(record.words, at));
 }
 
@@ -381,30 +312,29 @@ function missingAt(record: ContainerRecord, at: number, figure: FigureNumber): R
   return missing(status, word32(record.words, at * 2 + 3), what, record.slotName);
 }
 
-function decodeContainers(sample: Buffer, records: readonly number[], slotName: SlotName): ContainerCounters[] {
-  const { buffer } = sample;
-  const words: Words = { of32: new Uint32Array(buffer), of64: new BigUint64Array(buffer, 0, buffer.byteLength >> 3) };
-  const fixedBytes = sample.readUInt32LE(HEADER.containerBytes);
-  const cpuCount = sample.readUInt32LE(HEADER.cpuCount);
-  return records.map((start): ContainerCounters => {
+function decodeContainers(
+  sample: PlainSample,
+  runs: readonly string[] | null,
+  slotName: SlotName,
+): ContainerCounters[] {
+  const { bytes, words, cpuCount, records } = sample;
+  return records.map((start, index): ContainerCounters => {
     const record: ContainerRecord = { words, start, slotName };
     const word = (offset: number): number => word32(words, (start + offset) / 4);
-    const perCpuStart = start + fixedBytes;
-    const devicesStart = perCpuStart + cpuCount * 8;
-    const interfacesStart = devicesStart + word(CONTAINER.deviceCount) * DEVICE.bytes;
-    const pathStart = interfacesStart + word(CONTAINER.interfaceCount) * INTERFACE.bytes;
-    const idStart = pathStart + word(CONTAINER.idOffset);
-    const isDetailed = statusAt(record, figureAt(record, FIGURE.pids)) !== STATUS.notAsked;
+    const at = placesIn(sample, start);
+    const idStart = at.path + word(CONTAINER.idOffset);
+    const isDetailed = statusAt(record, figureWord(start, FIGURE.pids)) !== STATUS.notAsked;
     return {
-      id: sample.toString('utf8', idStart, idStart + word(CONTAINER.idLength)),
-      runtime: runtimeAt(sample, start),
-      cgroupPath: sample.toString('utf8', pathStart, pathStart + word(CONTAINER.pathLength)),
+      id: bytes.toString('utf8', idStart, idStart + word(CONTAINER.idLength)),
+      runtime: runtimeAt(bytes, start),
+      cgroupPath: bytes.toString('utf8', at.path, at.end),
+      run: runs?.[index] ?? `${bytes.readBigUInt64LE(start + CONTAINER.serial)}`,
       cpuNanoseconds: counterOf(record, FIGURE.cpu),
       cpuUserNanoseconds: counterOf(record, FIGURE.cpuUser),
       cpuSystemNanoseconds: counterOf(record, FIGURE.cpuSystem),
       perCpuNanoseconds:
-        missingAt(record, figureAt(record, FIGURE.perCpu), FIGURE.perCpu) ??
-        available(decodePerCpu(words, perCpuStart / 8, cpuCount)),
+        missingAt(record, figureWord(record.start, FIGURE.perCpu), FIGURE.perCpu) ??
+        available(decodePerCpu(words, at.perCpu / 8, cpuCount)),
       memoryBytes: numberOf(record, FIGURE.memory),
       memoryAnonBytes: numberOf(record, FIGURE.memoryAnon),
       memoryFileBytes: numberOf(record, FIGURE.memoryFile),
@@ -415,8 +345,8 @@ function decodeContainers(sample: Buffer, records: readonly number[], slotName: 
       details: isDetailed
         ? decodeDetails(
             record,
-            sample.subarray(devicesStart, interfacesStart),
-            sample.subarray(interfacesStart, pathStart),
+            bytes.subarray(at.devices, at.interfaces),
+            bytes.subarray(at.interfaces, at.path),
             word(CONTAINER.isHostNetwork) !== 0,
           )
         : null,
@@ -428,7 +358,7 @@ function decodePerCpu(words: Words, first: number, cpuCount: number): (bigint | 
   const times: (bigint | null)[] = [];
   for (let cpu = 0; cpu < cpuCount; cpu++) {
     const value = word64(words, first + cpu);
-    times.push(value === NO_CPU ? null : value);
+    times.push(value === NONE ? null : value);
   }
   return times;
 }
@@ -459,7 +389,7 @@ function decodeDetails(
     ioReads: counterOf(record, FIGURE.ioReads),
     ioWrites: counterOf(record, FIGURE.ioWrites),
     ioDevices:
-      missingAt(record, figureAt(record, FIGURE.ioRead), FIGURE.ioRead) ??
+      missingAt(record, figureWord(record.start, FIGURE.ioRead), FIGURE.ioRead) ??
       available(recordsOf(devices, DEVICE.bytes).map(decodeDevice)),
     pids: numberOf(record, FIGURE.pids),
     pidsLimit: numberLimitOf(record, FIGURE.pidsLimit),
@@ -515,14 +445,4 @@ function decodeInterface(record: Buffer, slotName: SlotName): InterfaceCounters 
           })
         : missing(status, record.readUInt32LE(INTERFACE.detail), 'interface', slotName),
   };
-}
-
-function textOf(buffer: Buffer, start: number, bytes: number = NAME_BYTES): string {
-  const end = buffer.indexOf(0, start);
-  return buffer.toString('utf8', start, end < 0 || end > start + bytes ? start + bytes : end);
-}
-
-/** 16 bytes in a UUID's notation. */
-export function uuidOf(bytes: Buffer): string {
-  return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }

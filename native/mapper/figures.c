@@ -272,27 +272,3 @@ uint8_t *ciel_readings_write(const struct ciel_readings *readings, const struct 
 		at = write_interface(&readings->network.interfaces[i], at);
 	return at;
 }
-
-void ciel_figures_lift(struct ciel_lift *lift, struct ciel_sample_container *record)
-{
-	static const uint8_t counters[CIEL_COUNTERS] = {
-		CIEL_FIGURE_CPU,	   CIEL_FIGURE_CPU_USER,  CIEL_FIGURE_CPU_SYSTEM, CIEL_FIGURE_CPU_PERIODS,
-		CIEL_FIGURE_CPU_THROTTLED_PERIODS, CIEL_FIGURE_CPU_THROTTLED, CIEL_FIGURE_MEMORY_OOM_KILLS,
-		CIEL_FIGURE_IO_READ,	   CIEL_FIGURE_IO_WRITE,  CIEL_FIGURE_IO_READS,	  CIEL_FIGURE_IO_WRITES,
-	};
-
-	for (int i = 0; i < CIEL_COUNTERS; i++) {
-		struct ciel_figure *figure = &record->figures[counters[i]];
-		uint64_t *highest = &lift->highest[i];
-
-		if (figure->status)
-			continue;
-		if (figure->value < *highest && lift->samples[i] < CIEL_LIFTED_SAMPLES) {
-			lift->samples[i]++;
-			figure->value = *highest;
-			continue;
-		}
-		lift->samples[i] = 0;
-		*highest = figure->value;
-	}
-}

@@ -54,19 +54,4 @@ uint64_t ciel_readings_bytes(const struct ciel_readings *readings, uint32_t cpu_
 uint8_t *ciel_readings_write(const struct ciel_readings *readings, const struct view_kernel *kernel, uint32_t cpu_count,
 			     struct ciel_sample_container *record);
 
-/*
- * Counters only grow, in what users see. What is read from a running guest may for a moment be behind what was read before
- * (a value read on one CPU, then moved on from another); it is lifted to that, so that no rate is negative. Not for ever: a
- * counter that stays behind was too high before, or the kernel itself has lost counts (older ones drop what a removed child
- * has read and written since the last flush).
- */
-enum { CIEL_COUNTERS = 11, CIEL_LIFTED_SAMPLES = 16 };
-
-struct ciel_lift {
-	uint64_t highest[CIEL_COUNTERS];
-	uint8_t samples[CIEL_COUNTERS]; /* in a row for which a counter has been lifted */
-};
-
-void ciel_figures_lift(struct ciel_lift *lift, struct ciel_sample_container *record);
-
 #endif

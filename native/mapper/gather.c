@@ -283,8 +283,8 @@ static enum ciel_status add_container(struct sample *sample, const struct ciel_s
 	record->path_length = container->path_length;
 	record->id_offset = container->id_offset;
 	record->id_length = container->id_length;
+	record->serial = container->serial;
 	memcpy(ciel_readings_write(&readings, kernel, header->cpu_count, record), container->path, container->path_length);
-	ciel_figures_lift(&container->lift, record);
 	sample->used += bytes;
 	return CIEL_OK;
 }
@@ -302,7 +302,6 @@ static enum ciel_status fill(struct sample *sample, struct ciel_sample_header *h
 		return status;
 
 	const struct view_kernel *kernel = sample->guest->kernel;
-	ciel_programme_set_clock(programme, proof.jiffies);
 	header->jiffies = proof.jiffies;
 	memcpy(header->nodename, proof.nodename, sizeof(proof.nodename));
 	header->possible_cpus = kernel->cpu_count;

@@ -20,7 +20,7 @@
 
 #define CIEL_API __attribute__((visibility("default")))
 
-enum { CIEL_ABI = 4 };
+enum { CIEL_ABI = 5 };
 
 struct ciel_guest;
 
@@ -153,9 +153,10 @@ struct ciel_sample_container {
 	uint32_t id_offset, id_length; /* of the container's id, in the path */
 	uint32_t device_count, interface_count;
 	uint32_t is_host_network; /* its processes are in the guest's first namespace: its interfaces are not listed */
+	uint64_t serial; /* of its cgroup: the kernel numbers them in the order in which they are made */
 	struct ciel_figure figures[CIEL_FIGURE_COUNT];
 };
-_Static_assert(sizeof(struct ciel_sample_container) == 32 + 16 * CIEL_FIGURE_COUNT, "the FFI border");
+_Static_assert(sizeof(struct ciel_sample_container) == 40 + 16 * CIEL_FIGURE_COUNT, "the FFI border");
 
 struct ciel_sample_device {
 	uint64_t read_bytes, write_bytes, reads, writes;

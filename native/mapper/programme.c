@@ -34,14 +34,6 @@ static void drop_container(struct ciel_programme *programme, struct ciel_contain
 	free(container->path);
 }
 
-void ciel_programme_set_clock(struct ciel_programme *programme, uint64_t jiffies)
-{
-	/* The guest was restored: loadvm, or an older save image. */
-	for (uint32_t i = 0; jiffies < programme->jiffies && i < programme->container_count; i++)
-		memset(&programme->containers[i].lift, 0, sizeof(programme->containers[i].lift));
-	programme->jiffies = jiffies;
-}
-
 void ciel_programme_clear(struct ciel_programme *programme)
 {
 	drop(programme, &programme->tree);
@@ -359,7 +351,6 @@ void ciel_programme_set_containers(struct ciel_programme *programme, struct ciel
 			if (old[at].address != containers[i].address || old[at].serial != containers[i].serial)
 				continue;
 			memcpy(containers[i].tracks, old[at].tracks, sizeof(old[at].tracks));
-			containers[i].lift = old[at].lift;
 			memset(old[at].tracks, 0, sizeof(old[at].tracks));
 			next = at + 1;
 			break;

@@ -28,7 +28,6 @@ struct ciel_container {
 	struct ciel_places places; /* where its figures are */
 	uint32_t runtime, id_offset, id_length, path_length;
 	char *path; /* not terminated */
-	struct ciel_lift lift; /* what its counters were at most */
 	struct ciel_track tracks[CIEL_CONTAINER_VIEWS];
 };
 
@@ -37,7 +36,6 @@ struct ciel_programme {
 	struct ciel_container *containers; /* as of the tree's recording, or of the sample in progress */
 	uint32_t container_count;
 	uint64_t samples;
-	uint64_t jiffies; /* of the last sample */
 	size_t bytes; /* of recordings and containers */
 	int is_changed; /* recordings came or went since what follows was made of them */
 	uint32_t *pages; /* of all recordings, each once, ascending */
@@ -71,11 +69,8 @@ void ciel_programme_run_end(struct ciel_programme *programme, struct ciel_track 
 /* Asks the processor for what the views of a container will load. */
 void ciel_programme_prefetch(const struct ciel_programme *programme, const struct ciel_container *container);
 
-/* Other containers, whose paths are the programme's to free from now on; those known before keep tracks and counters. */
+/* Other containers, whose paths are the programme's to free from now on; those known before keep their tracks. */
 void ciel_programme_set_containers(struct ciel_programme *programme, struct ciel_container *containers, uint32_t count);
-
-/* What the counters were at most is no more than that of a future which is over, when the guest's clock has gone back. */
-void ciel_programme_set_clock(struct ciel_programme *programme, uint64_t jiffies);
 
 /* Forgets all recordings. */
 void ciel_programme_clear(struct ciel_programme *programme);

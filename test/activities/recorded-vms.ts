@@ -12,6 +12,8 @@ export interface RecordedContainer {
   /** In cores, from now on. */
   cpuCores: number;
   cpuNanoseconds: bigint;
+  /** Another after it was started anew. */
+  run?: string;
 }
 export interface RecordedVm {
   readonly uuid: string;
@@ -141,6 +143,7 @@ export class RecordedHost implements CounterSource {
           id: container.id,
           runtime: 'docker',
           cgroupPath: `/system.slice/docker-${container.id}.scope`,
+          run: container.run ?? '1',
           cpuNanoseconds: available(container.cpuNanoseconds),
           cpuUserNanoseconds: available(container.cpuNanoseconds),
           cpuSystemNanoseconds: available(0n),

@@ -21,6 +21,7 @@ function counters(cpu: bigint, changes: Partial<ContainerCounters> = {}): Contai
     id: ID,
     runtime: 'docker',
     cgroupPath: `/docker/${ID}`,
+    run: '7',
     cpuNanoseconds: available(cpu),
     cpuUserNanoseconds: available(cpu),
     cpuSystemNanoseconds: available(0n),

@@ -149,35 +149,6 @@ static void a_clock_is_told_from_other_words(void)
 	CHECK(!ciel_clock_ticks(boot, boot + 100 * 1000 * 1000, tenth));            /* too fast */
 }
 
-/* A guest that was restored to an earlier state: its counters are those of then, not what they have been since. */
-static void a_restored_guests_counters_go_back_with_its_clock(void)
-{
-	static uint64_t first[1 << 16], second[1 << 16];
-	struct loaded_ram ram = load_seed("6.12-hybrid.kdump");
-	struct ciel_guest *guest = attach(&ram);
-	struct ciel_error error;
-	struct ciel_extent clock;
-
-	CHECK(ciel_sample(guest, (uint8_t *)first, sizeof(first), &error) == CIEL_OK);
-	const struct ciel_sample_header *before = (struct ciel_sample_header *)first, *after = (struct ciel_sample_header *)second;
-	const struct ciel_sample_container *was = (struct ciel_sample_container *)((uint8_t *)first + before->header_bytes);
-	const struct ciel_sample_container *is = (struct ciel_sample_container *)((uint8_t *)second + before->header_bytes);
-	uint64_t used = was->figures[CIEL_FIGURE_CPU].value, jiffies = before->jiffies - 1;
-
-	/* What has been seen since: a sample that comes out lower is torn, and is lifted. */
-	for (uint32_t i = 0; i < CIEL_COUNTERS; i++)
-		guest->programme->containers[0].lift.highest[i] = used + 1000000;
-	CHECK(ciel_sample(guest, (uint8_t *)second, sizeof(second), &error) == CIEL_OK);
-	CHECK_EQUAL(is->figures[CIEL_FIGURE_CPU].value, used + 1000000);
-
-	CHECK(ciel_space_walk(&guest->space, ciel_core_value(guest, CIEL_CORE_JIFFIES), &clock, &error) == CIEL_OK);
-	memcpy(ram.bytes + clock.offset, &jiffies, sizeof(jiffies));
-	CHECK(ciel_sample(guest, (uint8_t *)second, sizeof(second), &error) == CIEL_OK);
-	CHECK_EQUAL(after->jiffies, jiffies);
-	CHECK_EQUAL(is->figures[CIEL_FIGURE_CPU].value, used);
-	ciel_guest_destroy(guest);
-}
-
 /* An entry of a page table that is changed leads to another page at the next sample, and not to the old one for ever. */
 static void translations_do_not_outlive_a_sample(void)
 {
@@ -228,7 +199,6 @@ int main(void)
 	a_hostile_guest_does_not_change_its_neighbours_offsets();
 	a_dead_kernel_shows_by_its_clock();
 	a_clock_is_told_from_other_words();
-	a_restored_guests_counters_go_back_with_its_clock();
 	translations_do_not_outlive_a_sample();
 	a_release_is_plain_text();
 	return 0;

@@ -209,7 +209,6 @@ static enum ciel_status sample(struct ciel_guest *guest, uint64_t to[BUFFER / 8]
 
 static void forget(struct ciel_guest *guest)
 {
-	/* With the highest counters seen, which later ones are lifted to. */
 	ciel_programme_destroy(guest->programme);
 	guest->programme = NULL;
 	free(guest->kernel);
