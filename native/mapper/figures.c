@@ -94,18 +94,22 @@ static const struct container_view {
 	[CIEL_VIEW_NETWORK] = { ROW(network), .is_on_demand = 1 },
 };
 
+static const struct ciel_place *place_of(const struct ciel_container *container, const struct container_view *view)
+{
+	return (const struct ciel_place *)((const uint8_t *)&container->places + view->place);
+}
+
 static int run_view(struct ciel_guest *guest, struct ciel_tank *tank, struct ciel_container *container,
 		    enum ciel_container_view number, struct ciel_readings *readings)
 {
 	const struct container_view *view = &views[number];
 	struct ciel_track *track = &container->tracks[number];
-	const struct ciel_place *place = (const struct ciel_place *)((uint8_t *)&container->places + view->place);
+	const struct ciel_place *place = place_of(container, view);
 	uint64_t lent = ciel_lend(tank, CIEL_FUEL_OF_VIEW);
 
 	ciel_programme_run_begin(guest->programme, track, tank->context, &guest->space, (uint8_t *)readings + view->answer,
 				 view->bytes);
-	int result =
-		place->address ? view->run(place->address, place->serial, guest->kernel, readings) : VIEW_NOT_ACCOUNTED;
+	int result = view->run(place->address, place->serial, guest->kernel, readings);
 	ciel_programme_run_end(guest->programme, track, tank->context, result);
 	ciel_settle(tank, lent);
 	return result;
@@ -120,6 +124,11 @@ static void take_view(struct ciel_guest *guest, struct ciel_tank *tank, struct c
 
 	if (view->is_on_demand && !readings->is_detailed) {
 		*result = not_asked;
+		return;
+	}
+	/* Of a hierarchy in which there is no such cgroup. */
+	if (!place_of(container, view)->address) {
+		*result = (struct view_figure){ .status = VIEW_NOT_ACCOUNTED };
 		return;
 	}
 	if (!ciel_programme_repeat(guest->programme, &container->tracks[number], (uint8_t *)readings + view->answer,
@@ -227,7 +236,6 @@ static void write_figures(const struct ciel_readings *readings, struct ciel_samp
 	const struct view_pressure *pressure = &readings->pressure;
 	const struct view_figure *mapped = readings->is_detailed ? &memory->mapped : &not_asked;
 	const struct view_figure *kernel = readings->is_detailed ? &memory->kernel : &not_asked;
-	const struct view_figure net = { .value = readings->network.inode };
 	const struct {
 		const struct view_figure *result;
 		enum ciel_figure_name first;
@@ -247,7 +255,7 @@ static void write_figures(const struct ciel_readings *readings, struct ciel_samp
 		  CIEL_FIGURE_PRESSURE_CPU_SOME,
 		  { &pressure->cpu_some, &pressure->cpu_full, &pressure->memory_some, &pressure->memory_full,
 		    &pressure->io_some, &pressure->io_full } },
-		{ &readings->network_result, CIEL_FIGURE_NETWORK, { &net } },
+		{ &readings->network_result, CIEL_FIGURE_NETWORK, { &readings->network.inode } },
 	};
 
 	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++)

@@ -400,17 +400,16 @@ int view_cgroup_network(uint64_t address, uint64_t serial, const struct view_ker
 {
 	struct cgroup GUEST *cgroup = guard(address, serial);
 	struct net GUEST *net = net_of(cgroup);
-	struct list_head GUEST *devices;
 	u64 number = 0;
 
-	out->interface_count = 0;
-	if (!net)
-		return VIEW_EMPTY;
 	out->net = (u64)net;
-	out->inode = net->ns.inum;
 	out->is_initial = net == guest_symbol(struct net, init_net);
-	devices = &net->dev_base_head;
-	if (!out->is_initial) {
+	settle(&out->inode, net ? 0 : VIEW_EMPTY);
+	if (net)
+		out->inode.value = net->ns.inum;
+	if (net && !out->is_initial) {
+		struct list_head GUEST *devices = &net->dev_base_head;
+
 		for (struct list_head GUEST *link = devices->next; link != devices; link = link->next) {
 			struct net_device GUEST *device = container_of(link, struct net_device, dev_list);
 

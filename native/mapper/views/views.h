@@ -178,14 +178,13 @@ struct view_interface {
 
 /* The network namespace of the cgroup's processes: that of the first one which is found. */
 struct view_network {
-	uint64_t net;   /* the guest's struct net: the namespace's identity */
-	uint32_t inode; /* as in `readlink /proc/PID/ns/net` */
+	uint64_t net; /* the guest's struct net: the namespace's identity */
+	struct view_figure inode; /* as in `readlink /proc/PID/ns/net`; VIEW_EMPTY: there is no namespace to speak of */
 	uint32_t is_initial; /* the guest's own: its interfaces are not listed, as they are no container's */
 	uint32_t interface_count;
 	struct view_interface interfaces[VIEW_MAX_INTERFACES];
 };
 
-/* A positive result, VIEW_EMPTY, says that there is no namespace to speak of. */
 int view_cgroup_network(uint64_t address, uint64_t serial, const struct view_kernel *kernel, struct view_network *out);
 
 #endif
