@@ -1,7 +1,7 @@
 /** A container's details as lines of text: `ciel introspect --wide`. */
 import type { Reading } from '../model/reading.ts';
 import type { DeviceLook, InterfaceLook, NetworkLook } from './container-details.ts';
-import { printable } from './escape.ts';
+import { idText, printable } from './escape.ts';
 import type { Terminal } from './terminal.ts';
 import { bytesText, coresText, percentText, rateText } from './units.ts';
 import type { ContainerLook } from './vm-look.ts';
@@ -76,7 +76,7 @@ function networkLines(
   line: (label: string, ...parts: readonly string[]) => string,
 ): string[] {
   if (isHost) return [line('network', "the guest's own")];
-  const shared = sharedWith.map((id) => printable(id.slice(0, 12)));
+  const shared = sharedWith.map(idText);
   return [
     ...(shared.length === 0 ? [] : [line('network', `shared with ${shared.join(', ')}`)]),
     ...interfaces.map((device) => line(printable(device.name), ...interfaceTraffic(device, show))),

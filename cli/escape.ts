@@ -47,3 +47,10 @@ export function safeJson(value: unknown, indent?: number): string {
         }).join(''),
   );
 }
+
+const HASH = /^[0-9a-f]{64}$/;
+
+/** A container's id as people write it: a hash is cut, as Docker does; a name (LXC, ctr, systemd) is whole. */
+export function idText(id: string): string {
+  return printable(HASH.test(id) ? id.slice(0, 12) : id);
+}

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { printable, printableSentence, safeJson } from '../../cli/escape.ts';
+import { idText, printable, printableSentence, safeJson } from '../../cli/escape.ts';
 
 /** Whatever a terminal may obey, and what hides or reorders text. */
 const OBEYED = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
@@ -54,5 +54,12 @@ describe('printableSentence', () => {
     const message = `${'found '.repeat(200)}\u001b[2J. Correct it.`;
     expect(printableSentence(message)).toBe(`${'found '.repeat(200)}\\u{1b}[2J. Correct it.`);
     fc.assert(fc.property(guestText, (text) => !OBEYED.test(printableSentence(text))));
+  });
+});
+
+describe('idText', () => {
+  it('cuts hashes, and no names', () => {
+    expect(idText('0123456789abcdef'.repeat(4))).toBe('0123456789ab');
+    expect(idText('production-database')).toBe('production-database');
   });
 });
