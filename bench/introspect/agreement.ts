@@ -1,13 +1,13 @@
 /**
- * `introspect agreement [--minutes N] [--kernel K] [--cgroups C] [--seed S] [--vcpus N]`: random container churn and load in kernels of
- * the matrix, one after the other, and every figure compared with the guest's own files (lab/kernels/agreement.ts). The
- * guest is read in two ways in each call: mapped, and by process_vm_readv.
+ * `introspect agreement [--minutes N] [--kernel K] [--flavour F] [--cgroups C] [--seed S] [--vcpus N]`: random container
+ * churn and load in kernels of the matrix, one after the other, and every figure compared with the guest's own files
+ * (lab/kernels/agreement.ts). The guest is read in two ways in each call: mapped, and by process_vm_readv.
  */
 import { parseArgs } from 'node:util';
 import { requestOf } from '../../lab/attach-request.ts';
 import { Agreement, type AgreementReport, type Reader } from '../../lab/kernels/agreement.ts';
 import { bootKernelGuest, CGROUP_SETUPS, type CgroupSetup } from '../../lab/kernels/guest.ts';
-import { KERNEL_NAMES, type KernelName } from '../../lab/kernels/kernels.ts';
+import { KERNEL_FLAVOURS, KERNEL_NAMES, type KernelFlavour, type KernelName } from '../../lab/kernels/kernels.ts';
 import { attach } from '../../native/mapper.ts';
 import { allocatedBytes, ramFile } from '../../test/native/live-guest.ts';
 
@@ -40,6 +40,7 @@ export async function agreement(
     options: {
       minutes: { type: 'string' },
       kernel: { type: 'string' },
+      flavour: { type: 'string' },
       cgroups: { type: 'string' },
       seed: { type: 'string' },
       vcpus: { type: 'string' },
@@ -50,16 +51,18 @@ export async function agreement(
   const vcpus = Number(values.vcpus ?? 1);
   const results: Results = {};
   for (const kernel of chosen(KERNEL_NAMES, values.kernel, KERNEL_NAMES))
-    for (const cgroups of chosen(CGROUP_SETUPS, values.cgroups, ['v2']))
-      await oneKernel({ kernel, cgroups, vcpus }, minutes, seed, async (report) => {
-        results[`${kernel}, ${cgroups}`] = report;
-        await progress(results);
-      });
+    for (const flavour of chosen(KERNEL_FLAVOURS, values.flavour, ['cloud']))
+      for (const cgroups of chosen(CGROUP_SETUPS, values.cgroups, ['v2']))
+        await oneKernel({ kernel, flavour, cgroups, vcpus }, minutes, seed, async (report) => {
+          results[[kernel, ...(flavour === 'cloud' ? [] : [flavour]), cgroups].join(', ')] = report;
+          await progress(results);
+        });
   return results;
 }
 
 interface Chosen {
   readonly kernel: KernelName;
+  readonly flavour: KernelFlavour;
   readonly cgroups: CgroupSetup;
   readonly vcpus: number;
 }
@@ -86,7 +89,7 @@ async function oneKernel(
       const guestRamAllocatedBytes = { beforeAttach, afterAttach, now: await allocatedBytes(ram) };
       const run = { release: guest.image.release, vcpus: wanted.vcpus, minutes: passed(), seed };
       await tell({ ...run, ...trial.report(), guestRamAllocatedBytes });
-      const title = `${wanted.kernel}, ${wanted.cgroups}, after ${passed().toFixed(1)} min`;
+      const title = `${wanted.kernel} ${wanted.flavour}, ${wanted.cgroups}, after ${passed().toFixed(1)} min`;
       console.log(`${title}: ${summary(trial.report())}`);
     };
     let shown = start;

@@ -1,6 +1,6 @@
 /**
  * A guest of Debian 13, whose runtimes are newer than runtimes-guest.ts's: Docker 26, podman 5 (SQLite), containerd 1.7 with
- * the CRI plugin and CNI, LXC 6, Incus 6. Kernel, modules and init are those of runtimes-guest.ts.
+ * the CRI plugin and CNI, LXC 6, Incus 6, LXD 5. Kernel, modules and init are those of runtimes-guest.ts.
  */
 import { copyFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -19,6 +19,7 @@ const PACKAGES = [
   ...['busybox-static', 'iproute2', 'kmod', 'qemu-guest-agent', 'ca-certificates', 'iptables', 'e2fsprogs'],
   ...['containerd', 'runc', 'containernetworking-plugins', 'docker.io', 'docker-cli'],
   ...['podman', 'crun', 'conmon', 'netavark', 'catatonit', 'lxc', 'incus', 'incus-client', 'dnsmasq-base'],
+  ...['lxd', 'lxd-client'],
 ];
 const CRI = `version = 2
 [debug]

@@ -1,6 +1,6 @@
 /**
  * Real runtimes of today, and what each says of its containers itself, compared field by field with what is read from
- * outside: Docker 26, podman 5, containerd 1.7 by CRI, Incus 6, and containerd with CRI in a container of Docker's (what kind
+ * outside: Docker 26, podman 5, containerd 1.7 by CRI, Incus 6, LXD 5, and containerd with CRI in a container of Docker's (what kind
  * does); then Docker in a full Debian with systemd. Minutes under emulation: only with CIEL_RUNTIMES=all.
  */
 import { join } from 'node:path';
@@ -142,6 +142,15 @@ const dockerTruth = (inspected: string) => {
   };
 };
 
+const INCUS = {
+  ...{ product: 'Incus', home: 'incus', start: '/usr/libexec/incus/incusd', admin: 'incus admin', client: 'incus' },
+  ...{ subnet: '10.80.0', name: 'first' },
+};
+const LXD = {
+  ...{ product: 'LXD', home: 'lxd', start: 'lxd --group root', admin: 'lxd', client: 'lxc' },
+  ...{ subnet: '10.81.0', name: 'second' },
+};
+
 describe.runIf(isWanted)('Debian 13 says the same as the disk of it:', () => {
   let one: ReadGuest;
   const crictl = async (...command: string[]) => JSON.parse(await one.guest.succeed(['crictl', ...command], LIMIT_MS));
@@ -226,40 +235,40 @@ describe.runIf(isWanted)('Debian 13 says the same as the disk of it:', () => {
     expect(await one.shell('ls /var/lib/containers/storage/db.sql')).toMatch('db.sql');
   });
 
-  it('Incus, as incus lists it; its start when its configuration was written since', async () => {
+  it.each([INCUS, LXD])('$product, as it lists it itself; starts once configured anew', async (daemon) => {
+    const { home, start, admin, client, subnet, name } = daemon;
     await one.shell(`
-      mkdir -p /run/incus /var/lib/incus /var/log/incus /root/incus/rootfs
-      (/usr/libexec/incus/incusd >/var/log/incusd.log 2>&1 &)
-      for attempt in 1 2 3 4 5 6 7 8 9; do incus admin waitready --timeout 60 && break; sleep 2; done
-      incus admin init --preseed <<EOF
-networks: [{name: incusbr0, type: bridge, config: {ipv4.address: 10.80.0.1/24, ipv4.nat: "false", ipv4.firewall: "false", ipv6.address: none}}]
+      mkdir -p /run/${home} /var/lib/${home} /var/log/${home} /root/${home}/rootfs
+      (${start} >/var/log/${home}.log 2>&1 &)
+      for attempt in 1 2 3 4 5 6 7 8 9; do ${admin} waitready --timeout 60 && break; sleep 2; done
+      ${admin} init --preseed <<EOF
+networks: [{name: ${home}br0, type: bridge, config: {ipv4.address: ${subnet}.1/24, ipv4.nat: "false", ipv4.firewall: "false", ipv6.address: none}}]
 storage_pools: [{name: default, driver: dir}]
-profiles: [{name: default, devices: {root: {type: disk, path: /, pool: default}, eth0: {type: nic, network: incusbr0, name: eth0}}}]
+profiles: [{name: default, devices: {root: {type: disk, path: /, pool: default}, eth0: {type: nic, network: ${home}br0, name: eth0}}}]
 EOF
-      cp -a /root/image/. /root/incus/rootfs/
-      mkdir /root/incus/rootfs/sbin /root/incus/rootfs/dev /root/incus/rootfs/sys
-      ln -s ../bin/busybox /root/incus/rootfs/sbin/init
-      printf '::sysinit:/bin/true\\n::respawn:/bin/sleep 100000\\n' >/root/incus/rootfs/etc/inittab
-      printf 'architecture: x86_64\\ncreation_date: 1795595925\\nproperties: {os: Box, release: one}\\n' >/root/incus/metadata.yaml
-      tar -C /root/incus -czf /root/incus.tar.gz metadata.yaml rootfs
-      incus image import /root/incus.tar.gz --alias box`);
-    const limits =
-      '-c limits.memory=64MiB -c limits.cpu.allowance=50ms/100ms -c user.owner=ada -d eth0,ipv4.address=10.80.0.21';
-    await one.start('first', `incus launch box first ${limits}`);
-    const [truth] = JSON.parse(await one.shell('incus list --format json'));
+      cp -a /root/image/. /root/${home}/rootfs/
+      mkdir /root/${home}/rootfs/sbin /root/${home}/rootfs/dev /root/${home}/rootfs/sys
+      ln -s ../bin/busybox /root/${home}/rootfs/sbin/init
+      printf '::sysinit:/bin/true\\n::respawn:/bin/sleep 100000\\n' >/root/${home}/rootfs/etc/inittab
+      printf 'architecture: x86_64\\ncreation_date: 1795595925\\nproperties: {os: Box, release: one}\\n' >/root/${home}/metadata.yaml
+      tar -C /root/${home} -czf /root/${home}.tar.gz metadata.yaml rootfs
+      ${client} image import /root/${home}.tar.gz --alias box`);
+    const limits = `-c limits.memory=64MiB -c limits.cpu.allowance=50ms/100ms -c user.owner=ada -d eth0,ipv4.address=${subnet}.21`;
+    await one.start(name, `${client} launch box ${name} ${limits}`);
+    const [truth] = JSON.parse(await one.shell(`${client} list --format json`));
     const told = {
       runtime: 'lxc',
       id: truth.name,
       image: 'box/one',
       imageId: truth.config['volatile.base_image'],
       labels: { owner: truth.config['user.owner'] },
-      addresses: { incusbr0: truth.expanded_devices.eth0['ipv4.address'] },
+      addresses: { [`${home}br0`]: truth.expanded_devices.eth0['ipv4.address'] },
       cpuLimitCores: 0.5,
       memoryLimitBytes: 64 << 20,
     };
-    expect(await one.once('first', () => true)).toMatchObject({ ...told, running: null, startedAt: null });
-    await one.shell('incus config set first boot.autostart=true');
-    const written = await one.once('first', ({ running }) => running === true);
+    expect(await one.once(name, () => true)).toMatchObject({ ...told, running: null, startedAt: null });
+    await one.shell(`${client} config set ${name} boot.autostart=true`);
+    const written = await one.once(name, ({ running }) => running === true);
     expect(written).toMatchObject({ ...told, startedAt: truth.last_used_at, restartPolicy: 'always' });
   });
 
@@ -301,7 +310,7 @@ EOF
         'containerd store/shop-0/web',
         'containerd store/shop-0/web',
       ],
-      ...['docker node', 'docker shop', 'lxc first', 'podman pods'],
+      ...['docker node', 'docker shop', 'lxc first', 'lxc second', 'podman pods'],
     ]);
     const cri = JSON.parse(await one.shell('docker exec node crictl ps -o json'));
     const nested = shown.find(({ id }) => id === cri.containers[0].id);
