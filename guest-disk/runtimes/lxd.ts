@@ -39,7 +39,7 @@ const instance = z.object({
   config: record,
   expanded_config: record,
   expanded_devices: z
-    .record(printable(255), z.record(printable(255), z.string()))
+    .record(printable(255), z.record(printable(255), printable(64 << 10)))
     .nullish()
     .transform((written) => written ?? {}),
 });

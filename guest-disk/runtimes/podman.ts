@@ -10,7 +10,7 @@
 import { z } from 'zod';
 import { type Bucket, readBolt } from '../databases/bbolt.ts';
 import { readSqlite, type SqliteDatabase, type SqliteValue } from '../databases/sqlite.ts';
-import { asDiskUnreadable } from '../disk.ts';
+import { asDiskUnreadable, DiskUnreadable } from '../disk.ts';
 import { addressOf, labels, limitsOf, MAX_CONTAINERS, ociSpec, parse, printable, ZERO_TIME } from './described.ts';
 import { firstOf, placesInHomes, placesOf } from './places.ts';
 import type { ContainerListing, ContainerOnDisk, RuntimeOnDisk } from './runtime.ts';
@@ -147,11 +147,8 @@ function describeInto(listing: ContainerListing, row: Row): void {
 
 function describe(row: Row): ContainerOnDisk {
   const what = 'the description of a container is not what podman writes';
-  const described = parse(
-    config.refine(({ id }) => id === row.id, 'names another container'),
-    row.config,
-    what,
-  );
+  const described = parse(config, row.config, what);
+  if (described.id !== row.id) throw new DiskUnreadable('Malformed', `${what}: it names another container`);
   const now = parse(state, row.state ?? '{}', what);
   const addresses = Object.entries(now.networkStatus ?? {}).flatMap(([network, { interfaces }]) => {
     const [first] = Object.values(interfaces ?? {}).flatMap(({ subnets }) => subnets ?? []);

@@ -11,7 +11,7 @@ import { FUZZ_PROGRAMS, SEEDS } from './places.ts';
 
 /** Of test/native/fuzz: torn memory, and libFuzzer's. Of disk.test.ts and state.test.ts: in JavaScript. */
 const LIBFUZZER_TARGETS = ['dump', 'btf', 'kallsyms', 'vmcoreinfo', 'walk'] as const;
-const DISK_TARGETS = ['disk', 'journal', 'xfs', 'lvm'] as const;
+const DISK_TARGETS = ['disk', 'partitions', 'journal', 'xfs', 'lvm'] as const;
 const JAVASCRIPT_TARGETS = [...DISK_TARGETS, 'bbolt', 'sqlite', 'json'] as const;
 const TARGETS = ['memory', ...LIBFUZZER_TARGETS, ...JAVASCRIPT_TARGETS] as const;
 type Target = (typeof TARGETS)[number];

@@ -295,6 +295,14 @@ describe('LXD', () => {
     ['another container', String(stateOf('lxd-first.yaml')).replace(/^ {2}name: first$/m, '  name: else')],
     ['aliases that grow without end', 'a: &a [x, x]\nb: &b [*a, *a]\ncontainer: *b\n'],
     ['no YAML', '\u0000: ['],
+    [
+      'a network whose name is half a character',
+      String(stateOf('lxd-first.yaml')).replaceAll('network: lxdbr0', 'network: "\\ud800"'),
+    ],
+    [
+      'a network whose name clears the screen',
+      String(stateOf('lxd-first.yaml')).replaceAll('network: lxdbr0', 'network: "\\e[2J"'),
+    ],
   ])('that describes %s is refused', async (_name, content) => {
     const listing = await list(lxd, { ...files, 'var/lib/lxd/containers/first/backup.yaml': content });
     expect(listing?.unreadable).toMatchObject([{ id: 'first', reason: 'Malformed' }]);
