@@ -295,6 +295,7 @@ static void set_up(void)
 	symbol("jiffies_64", &guest.jiffies);
 	symbol("__cpu_possible_mask", guest.possible_mask);
 	symbol("__per_cpu_offset", guest.per_cpu_offset);
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "__per_cpu_offset")->value = 1;
 	symbol("cgroup_rstat_lock", &guest.lock);
 	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "cgroup_rstat_lock")->value = 1;
 	if (is_pending)
@@ -672,6 +673,17 @@ static void test_kernel(void)
 	lay_out_table(1, 0);
 	guest.possible_mask[0] = 0;
 	CHECK_EQUAL(view_kernel(&kernel), CIEL_VIEW_CHANGED);
+
+	/* Offsets that are missed from a kernel for several CPUs are no reason to believe in one CPU. */
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "__per_cpu_offset")->value = 0;
+	slot(CIEL_SLOT_SYMBOL, "", "__per_cpu_offset")->available = 0;
+	exists(CIEL_SLOT_FIELD_EXISTS, "percpu_counter", "counters", 1);
+	CHECK_EQUAL(view_kernel(&kernel), CIEL_VIEW_NO_SLOT);
+	exists(CIEL_SLOT_FIELD_EXISTS, "percpu_counter", "counters", 0);
+	CHECK_EQUAL(view_kernel(&kernel), 0);
+	CHECK_EQUAL(kernel.cpu_count, 1);
+	CHECK_EQUAL(kernel.cpu[0], 0);
+	CHECK_EQUAL(kernel.offset[0], 0);
 }
 
 /* Layouts of other kernels, as far as they are made up of the same parts. */
@@ -795,6 +807,7 @@ static void test_older_io(void)
 	field("blkcg_gq", stats[0], offsetof(struct group, bytes));
 	field("blkcg_gq", stats[1], offsetof(struct group, transfers));
 	array("blkg_rwstat", "cpu_cnt", "cpu_cnt[0].count", offsetof(struct rwstat, by_direction[0].count), 16);
+	exists(CIEL_SLOT_FIELD_EXISTS, "percpu_counter", "counters", 1);
 	field("blkg_rwstat", "cpu_cnt[0].counters", offsetof(struct rwstat, by_direction[0].counters));
 	array("blkg_rwstat", "aux_cnt", "aux_cnt[0].counter", offsetof(struct rwstat, aux), 8);
 	enumerator("blkg_rwstat_type", "BLKG_RWSTAT_READ", 0);
@@ -818,6 +831,11 @@ static void test_older_io(void)
 	CHECK_EQUAL(io.read_bytes.value, 2 * (1000 + 100 + 0 + 1));
 	CHECK_EQUAL(io.write_bytes.value, 2 * (1000 + 100 + 1 + 2));
 	CHECK_EQUAL(io.reads.value, 2 * (2000 + 100 + 0 + 1));
+	/* A kernel for one CPU has nothing but the common counter. */
+	exists(CIEL_SLOT_FIELD_EXISTS, "percpu_counter", "counters", 0);
+	CHECK_EQUAL(view_cgroup_io(at(&guest.family[TOP].cgroup), 110, &kernel, &io), 0);
+	CHECK_EQUAL(view_io_finish(&kernel, &io), 0);
+	CHECK_EQUAL(io.read_bytes.value, 2 * (1000 + 100));
 }
 
 /* Version 1's CPU time: one number a CPU, or two. */

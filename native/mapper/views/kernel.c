@@ -38,8 +38,22 @@ static u64 GUEST *possible_cpus(void)
 	return guest_symbol(u64, __cpu_possible_mask);
 }
 
+/* A kernel built for one CPU keeps no offsets: what is per CPU elsewhere is where its pointer points. */
+static int is_for_one_cpu(void)
+{
+	return !symbol_exists(__per_cpu_offset) && !field_exists(struct percpu_counter, counters);
+}
+
+static int list_one_cpu(struct view_kernel *out)
+{
+	host_at(out->cpu, 0) = 0;
+	host_at(out->offset, 0) = 0;
+	out->cpu_count = 1;
+	return 0;
+}
+
 /* __per_cpu_offset[] of impossible CPUs is junk, so the mask decides. */
-static int list_cpus(struct view_kernel *out)
+static int list_possible_cpus(struct view_kernel *out)
 {
 	u64 GUEST *mask = possible_cpus();
 	u64 GUEST *offsets = guest_symbol(u64, __per_cpu_offset);
@@ -200,7 +214,7 @@ static int find_swap_cache(u64 *position)
 
 int view_kernel(struct view_kernel *out)
 {
-	if (list_cpus(out))
+	if (is_for_one_cpu() ? list_one_cpu(out) : list_possible_cpus(out))
 		fail(CIEL_VIEW_CHANGED);
 	settle(&out->anon_item, TRY(find_anon(&out->anon_item.value)));
 	settle(&out->file_item, TRY(find_file(&out->file_item.value)));

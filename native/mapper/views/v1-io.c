@@ -16,11 +16,15 @@
 static int add_counter(struct blkg_rwstat GUEST *stat, u64 direction, const struct view_kernel *kernel, u64 *sum)
 {
 	struct percpu_counter GUEST *counter = &stat->cpu_cnt[direction];
-	u32 GUEST *by_cpu = counter->counters;
+	u32 GUEST *by_cpu;
 
 	/* In this order: what a CPU hands over meanwhile is missed once rather than counted twice. */
 	count(*sum, stat->aux_cnt[direction].counter);
 	count(*sum, counter->count);
+	/* A kernel built for one CPU has no others to add. */
+	if (!field_exists(struct percpu_counter, counters))
+		return 0;
+	by_cpu = counter->counters;
 	for (u64 i = 0; i < kernel->cpu_count; i++)
 		count(*sum, *per_cpu_ptr(by_cpu, host_at(kernel->offset, i)));
 	return 0;
