@@ -48,11 +48,16 @@ export interface SampleNames {
   readonly runs: readonly string[];
 }
 
+/** The highest values shown, each in two halves of 32 bits: numbers make no objects on their way. */
+type Highest = Uint32Array;
+
 interface Run {
   readonly name: string;
   readonly serial: bigint;
-  /** By part: the highest value shown of each of its counters, in two halves. Numbers make no objects on their way. */
-  readonly highest: Map<string, number[]>;
+  readonly figures: Highest;
+  cpus: Highest;
+  /** Of devices and interfaces. */
+  readonly parts: Map<string, Highest>;
   /** Since when something is shown higher than it is read; null: nothing is. */
   liftedSince: bigint | null;
 }
@@ -107,86 +112,84 @@ export class Ratchet {
       const isNew = serial > this.#highestSerial;
       return begin(sample, record, serial, isNew ? `${serial}` : `${serial}+${at}`);
     }
-    const parts = partsOf(sample, record);
-    if (parts.every((part) => !isLower(sample, part, known))) known.liftedSince = null;
-    else known.liftedSince ??= at;
+    if (someCounter(sample, record, known, raise)) known.liftedSince ??= at;
+    else known.liftedSince = null;
     const isTrue = known.liftedSince !== null && at - known.liftedSince >= LIFTED_NS;
-    if (isTrue || known.highest.size > MOST_PARTS) return begin(sample, record, serial, `${serial}+${at}`);
-    for (const part of parts) lift(sample, part, known);
+    if (isTrue || known.parts.size > MOST_PARTS) return begin(sample, record, serial, `${serial}+${at}`);
+    if (known.liftedSince !== null) someCounter(sample, record, known, lift);
     return known;
   }
 }
 
 function begin(sample: PlainSample, record: number, serial: bigint, name: string): Run {
-  const run: Run = { name, serial, highest: new Map(), liftedSince: null };
-  for (const part of partsOf(sample, record)) lift(sample, part, run);
+  const figures = new Uint32Array(COUNTERS.length * 2);
+  const run: Run = { name, serial, figures, cpus: new Uint32Array(0), parts: new Map(), liftedSince: null };
+  someCounter(sample, record, run, raise);
   return run;
 }
 
-function isLower({ words: { of32 } }: PlainSample, { key, words }: Part, { highest }: Run): boolean {
-  const known = highest.get(key);
-  return known !== undefined && words.some((word, i) => word !== ABSENT && isBelow(of32, word, known, i));
-}
+/** Of the i-th counter of a part: its halves are at `half` and behind it. */
+type Visit = (of32: Uint32Array, half: number, highest: Highest, i: number) => boolean;
 
-/** Whether the 64 bits at a word are less than the i-th of those remembered. */
-function isBelow(of32: Uint32Array, word: number, known: readonly number[], i: number): boolean {
-  const high = of32[word * 2 + 1] as number;
-  const knownHigh = known[i * 2 + 1] ?? 0;
-  return high < knownHigh || (high === knownHigh && (of32[word * 2] as number) < (known[i * 2] ?? 0));
-}
+/** Remembers the highest; whether this is lower. */
+const raise: Visit = (of32, half, highest, i) => {
+  const low = of32[half] as number;
+  const high = of32[half + 1] as number;
+  const highestHigh = highest[i * 2 + 1] as number;
+  if (high < highestHigh || (high === highestHigh && low < (highest[i * 2] as number))) return true;
+  highest[i * 2] = low;
+  highest[i * 2 + 1] = high;
+  return false;
+};
 
-/** Shows the highest that is known, and remembers what is higher. */
-function lift({ words: { of32 } }: PlainSample, { key, words }: Part, { highest }: Run): void {
-  let known = highest.get(key);
-  if (known === undefined) {
-    known = Array(words.length * 2).fill(0) as number[];
-    highest.set(key, known);
+/** Shows the highest instead of what is lower. */
+const lift: Visit = (of32, half, highest, i) => {
+  if (raise(of32, half, highest, i)) {
+    of32[half] = highest[i * 2] as number;
+    of32[half + 1] = highest[i * 2 + 1] as number;
   }
-  for (const [i, word] of words.entries()) {
-    if (word === ABSENT) continue;
-    if (isBelow(of32, word, known, i)) {
-      of32[word * 2] = known[i * 2] as number;
-      of32[word * 2 + 1] = known[i * 2 + 1] as number;
-    } else {
-      known[i * 2] = of32[word * 2] as number;
-      known[i * 2 + 1] = of32[word * 2 + 1] as number;
-    }
-  }
-}
+  return false;
+};
 
-/** What has counters of its own, in words of 64 bits; those that could not be read are absent. */
-interface Part {
-  readonly key: string;
-  readonly words: readonly number[];
-}
-const ABSENT = -1;
-
-function partsOf(sample: PlainSample, record: number): Part[] {
+/** Visits all counters that could be read, until one is what is looked for. Runs for each container of each sample. */
+function someCounter(sample: PlainSample, record: number, run: Run, visit: Visit): boolean {
   const { bytes, cpuCount } = sample;
   const { of32 } = sample.words;
   const at = placesIn(sample, record);
-  const isRead = (figure: FigureNumber) => of32[figureWord(record, figure) * 2 + 2] === 0;
-  const parts: Part[] = [
-    { key: 'figures', words: COUNTERS.map((figure) => (isRead(figure) ? figureWord(record, figure) : ABSENT)) },
-  ];
-  if (isRead(FIGURE.perCpu)) {
-    const isPossible = (word: number) => of32[word * 2] !== NO_CPU || of32[word * 2 + 1] !== NO_CPU;
-    const words = wordsFrom(at.perCpu, cpuCount).map((word) => (isPossible(word) ? word : ABSENT));
-    parts.push({ key: `${cpuCount} CPUs`, words });
+  for (let i = 0; i < COUNTERS.length; i++) {
+    const half = figureWord(record, COUNTERS[i] as FigureNumber) * 2;
+    if (of32[half + 2] === 0 && visit(of32, half, run.figures, i)) return true;
+  }
+  if (of32[figureWord(record, FIGURE.perCpu) * 2 + 2] === 0) {
+    if (run.cpus.length !== cpuCount * 2) run.cpus = new Uint32Array(cpuCount * 2);
+    for (let i = 0, half = at.perCpu / 4; i < cpuCount; i++, half += 2) {
+      const isPossible = of32[half] !== NO_CPU || of32[half + 1] !== NO_CPU;
+      if (isPossible && visit(of32, half, run.cpus, i)) return true;
+    }
   }
   for (let device = at.devices; device < at.interfaces; device += DEVICE.bytes) {
-    const number = `${bytes.readUInt32LE(device + DEVICE.major)}:${bytes.readUInt32LE(device + DEVICE.minor)}`;
-    parts.push({ key: number, words: wordsFrom(device, DEVICE.counters) });
+    const key = `${of32[(device + DEVICE.major) / 4]}:${of32[(device + DEVICE.minor) / 4]}`;
+    if (someOfPart(of32, device, DEVICE.counters, partOf(run, key, DEVICE.counters), visit)) return true;
   }
   for (let one = at.interfaces; one < at.path; one += INTERFACE.bytes) {
-    if (bytes.readInt32LE(one + INTERFACE.status) !== 0) continue;
+    if (of32[(one + INTERFACE.status) / 4] !== 0) continue;
     const name = textOf(bytes, one + INTERFACE.name, INTERFACE.nameBytes);
-    const key = `${bytes.readUInt32LE(one + INTERFACE.index)} ${name}`;
-    parts.push({ key, words: wordsFrom(one, INTERFACE.counters) });
+    const part = partOf(run, `${of32[(one + INTERFACE.index) / 4]} ${name}`, INTERFACE.counters);
+    if (someOfPart(of32, one, INTERFACE.counters, part, visit)) return true;
   }
-  return parts;
+  return false;
 }
 
-function wordsFrom(start: number, count: number): number[] {
-  return Array.from({ length: count }, (_, i) => start / 8 + i);
+function partOf({ parts }: Run, key: string, counters: number): Highest {
+  let part = parts.get(key);
+  if (part === undefined) {
+    part = new Uint32Array(counters * 2);
+    parts.set(key, part);
+  }
+  return part;
+}
+
+function someOfPart(of32: Uint32Array, start: number, counters: number, part: Highest, visit: Visit): boolean {
+  for (let i = 0; i < counters; i++) if (visit(of32, start / 4 + i * 2, part, i)) return true;
+  return false;
 }

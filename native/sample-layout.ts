@@ -110,12 +110,12 @@ export interface PlainSample {
 
 /** Where the parts of a container's record begin; the path ends it. */
 export function placesIn({ words: { of32 }, cpuCount, fixedBytes }: PlainSample, record: number) {
-  const field = (offset: number): number => of32[(record + offset) / 4] as number;
+  const first = record / 4;
   const perCpu = record + fixedBytes;
   const devices = perCpu + cpuCount * 8;
-  const interfaces = devices + field(CONTAINER.deviceCount) * DEVICE.bytes;
-  const path = interfaces + field(CONTAINER.interfaceCount) * INTERFACE.bytes;
-  return { perCpu, devices, interfaces, path, end: path + field(CONTAINER.pathLength) };
+  const interfaces = devices + (of32[first + CONTAINER.deviceCount / 4] as number) * DEVICE.bytes;
+  const path = interfaces + (of32[first + CONTAINER.interfaceCount / 4] as number) * INTERFACE.bytes;
+  return { perCpu, devices, interfaces, path, end: path + (of32[first + CONTAINER.pathLength / 4] as number) };
 }
 
 /** The word of 64 bits in which the figure's value is; its status and detail are the next two of 32. */
