@@ -30,6 +30,14 @@ export async function forSeeds(
   short: number,
   one: (seed: number) => Promise<Outcome> | Outcome,
 ): Promise<Readonly<Record<string, number>>> {
+  return withoutWaiting(() => run(target, short, one));
+}
+
+async function run(
+  target: string,
+  short: number,
+  one: (seed: number) => Promise<Outcome> | Outcome,
+): Promise<Readonly<Record<string, number>>> {
   const start = performance.now();
   const end = start + MINUTES * 60_000;
   const outcomes: Record<string, number> = {};
@@ -39,7 +47,7 @@ export async function forSeeds(
   while (IS_LONG ? performance.now() < end : count < short) {
     const seed = FIRST_SEED + count;
     const from = process.cpuUsage();
-    const { outcome, reads = 0 } = await withoutWaiting(() => one(seed));
+    const { outcome, reads = 0 } = await one(seed);
     const { user, system } = process.cpuUsage(from);
     const ms = (user + system) / 1_000;
     if (ms > slowest.ms) Object.assign(slowest, { ms, seed });
@@ -56,12 +64,12 @@ export async function forSeeds(
 }
 
 /** A description that is half written is read again a moment later: here it stays as it is, so there is nothing to wait for. */
-async function withoutWaiting<T>(one: () => Promise<T> | T): Promise<T> {
+async function withoutWaiting<T>(run: () => Promise<T>): Promise<T> {
   const { setTimeout } = timers;
   timers.setTimeout = (async () => undefined) as unknown as typeof setTimeout;
   syncBuiltinESMExports();
   try {
-    return await one();
+    return await run();
   } finally {
     timers.setTimeout = setTimeout;
     syncBuiltinESMExports();
