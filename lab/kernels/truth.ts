@@ -160,7 +160,7 @@ export const FIGURES: readonly Figure[] = [
     kind: 'gauge',
     isLate: true,
     v2: say('memory', 'memory.stat', field('kernel')),
-    v1: null,
+    v1: say('memory', 'memory.kmem.usage_in_bytes', whole),
   },
   {
     name: 'memory, peak',
@@ -174,7 +174,7 @@ export const FIGURES: readonly Figure[] = [
     seen: detail((details) => details.memorySwapBytes),
     kind: 'gauge',
     v2: say('memory', 'memory.swap.current', whole),
-    v1: null,
+    v1: say('memory', 'memory.stat', field('total_swap')),
   },
   {
     name: 'OOM kills',

@@ -63,10 +63,10 @@ const MORE: readonly KernelGuestOptions[] = Object.entries(MORE_KERNELS)
 const isMore = wanted?.includes('more') ?? false;
 const SUPPORT = isMore ? MORE_SUPPORT : RELEASES_SUPPORT;
 
-/** What a matrix guest has switched on: Debian leaves pressure off. */
-const withPressure = (options: KernelGuestOptions): KernelGuestOptions => ({
+/** What a matrix guest has switched on: Debian leaves pressure off, Ubuntu did not count swap. */
+const withAllCounted = (options: KernelGuestOptions): KernelGuestOptions => ({
   ...options,
-  append: `psi=1 ${options.append ?? ''}`,
+  append: `psi=1 swapaccount=1 ${options.append ?? ''}`,
 });
 const titleOf = (options: KernelGuestOptions): string => Object.values(options).join(' ');
 
@@ -121,7 +121,7 @@ describe('real kernels', () => {
   const guests = (wanted ? (isMore ? MORE : ALL) : FEW).map((options) => [titleOf(options), options] as const);
 
   it.each(guests)('%s', async (_, options) => {
-    const guest = await bootKernelGuest(withPressure(options));
+    const guest = await bootKernelGuest(withAllCounted(options));
     try {
       await startContainers(guest);
       await new Promise((resolve) => setTimeout(resolve, SETTLING_MS));

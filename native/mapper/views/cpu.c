@@ -5,30 +5,54 @@
 //   cgroup.bstat + Σ over the subtree ( Σ over CPUs (bstat - last_bstat) + (below only) (.bstat - .last_bstat) )
 //
 // Before cgroups had a last_bstat (4.18 to 5.4 are such kernels), a flush hands what is new to the parent's pending_bstat, and
-// takes its own along: instead of the last term there is Σ over the subtree of .pending_bstat.
+// takes its own along: instead of the last term there is Σ over the subtree of .pending_bstat. When that came (4.15), all of
+// these had other names (struct cgroup___first).
 #include "css.h"
 #include "v1.h"
 
-static inline struct cgroup_base_stat GUEST *per_cpu_bstat(struct cgroup GUEST *cgroup, u64 offset)
+static inline int has_first_names(void)
 {
-	if (field_exists(struct cgroup, rstat_base_cpu))
-		return &per_cpu_ptr(cgroup->rstat_base_cpu, offset)->bstat;
-	return &per_cpu_ptr(cgroup->rstat_cpu, offset)->bstat;
+	return field_exists(struct cgroup___first, cpu_stat) ? 1 : 0;
 }
 
-static inline struct cgroup_base_stat GUEST *per_cpu_last_bstat(struct cgroup GUEST *cgroup, u64 offset)
+static inline struct task_cputime GUEST *per_cpu_bstat(struct cgroup GUEST *cgroup, u64 offset)
 {
+	if (has_first_names())
+		return &per_cpu_ptr(((struct cgroup___first GUEST *)(u64)cgroup)->cpu_stat, offset)->cputime;
 	if (field_exists(struct cgroup, rstat_base_cpu))
-		return &per_cpu_ptr(cgroup->rstat_base_cpu, offset)->last_bstat;
-	return &per_cpu_ptr(cgroup->rstat_cpu, offset)->last_bstat;
+		return &per_cpu_ptr(cgroup->rstat_base_cpu, offset)->bstat.cputime;
+	return &per_cpu_ptr(cgroup->rstat_cpu, offset)->bstat.cputime;
+}
+
+static inline struct task_cputime GUEST *per_cpu_last_bstat(struct cgroup GUEST *cgroup, u64 offset)
+{
+	if (has_first_names())
+		return &per_cpu_ptr(((struct cgroup___first GUEST *)(u64)cgroup)->cpu_stat, offset)->last_cputime;
+	if (field_exists(struct cgroup, rstat_base_cpu))
+		return &per_cpu_ptr(cgroup->rstat_base_cpu, offset)->last_bstat.cputime;
+	return &per_cpu_ptr(cgroup->rstat_cpu, offset)->last_bstat.cputime;
+}
+
+static inline struct task_cputime GUEST *total_of(struct cgroup GUEST *cgroup)
+{
+	if (has_first_names())
+		return &((struct cgroup___first GUEST *)(u64)cgroup)->stat.cputime;
+	return &cgroup->bstat.cputime;
+}
+
+static inline struct task_cputime GUEST *pending_of(struct cgroup GUEST *cgroup)
+{
+	if (has_first_names())
+		return &((struct cgroup___first GUEST *)(u64)cgroup)->pending_stat.cputime;
+	return &((struct cgroup___pending GUEST *)(u64)cgroup)->pending_bstat.cputime;
 }
 
 /* sum += sign * what `stat` says; and what it says, in one number. */
-static inline u64 pass_time(struct cgroup_base_stat GUEST *stat, u64 sign, struct view_cpu *sum)
+static inline u64 pass_time(struct task_cputime GUEST *stat, u64 sign, struct view_cpu *sum)
 {
-	u64 usage = passing(stat->cputime.sum_exec_runtime);
-	u64 user = passing(stat->cputime.utime);
-	u64 system = passing(stat->cputime.stime);
+	u64 usage = passing(stat->sum_exec_runtime);
+	u64 user = passing(stat->utime);
+	u64 system = passing(stat->stime);
 
 	sum->usage.value += sign * usage;
 	sum->user.value += sign * user;
@@ -60,7 +84,7 @@ static int read_pending(struct cgroup GUEST *top, u64 sign, struct view_cpu *out
 	for (css_walk_start(&walk, css); css; css = css_walk_next(&walk)) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
 
-		mix(number, pass_time(&((struct cgroup___pending GUEST *)(u64)cgroup)->pending_bstat, sign, out));
+		mix(number, pass_time(pending_of(cgroup), sign, out));
 	}
 	return 0;
 }
@@ -71,14 +95,14 @@ static int read_totals(struct cgroup GUEST *top, u64 sign, struct view_cpu *out,
 	struct cgroup_subsys_state GUEST *css = &top->self;
 	struct css_walk walk;
 
-	*number = pass_time(&top->bstat, sign, out);
-	if (field_exists(struct cgroup___pending, pending_bstat))
+	*number = pass_time(total_of(top), sign, out);
+	if (has_first_names() || field_exists(struct cgroup___pending, pending_bstat))
 		return read_pending(top, sign, out, number);
 	for (css_walk_start(&walk, css); (css = css_walk_next(&walk));) {
 		struct cgroup GUEST *cgroup = container_of(css, struct cgroup, self);
 
-		mix(number, pass_time(&cgroup->bstat, sign, out));
-		mix(number, pass_time(&cgroup->last_bstat, -sign, out));
+		mix(number, pass_time(total_of(cgroup), sign, out));
+		mix(number, pass_time(&cgroup->last_bstat.cputime, -sign, out));
 	}
 	return 0;
 }
@@ -108,14 +132,14 @@ static int read_once(struct cgroup GUEST *top, const struct view_kernel *kernel,
 
 		for (u64 i = 0; i < kernel->cpu_count; i++) {
 			u64 offset = host_at(kernel->offset, i);
-			struct cgroup_base_stat GUEST *now;
+			struct task_cputime GUEST *now;
 
 			/* In this order: a flush between them must not make the difference negative. */
 			flushed += pass_time(per_cpu_last_bstat(cgroup, offset), -1ull, out);
 			now = per_cpu_bstat(cgroup, offset);
-			count(host_at(out->by_cpu, i), now->cputime.sum_exec_runtime);
-			count(out->user.value, now->cputime.utime);
-			count(out->system.value, now->cputime.stime);
+			count(host_at(out->by_cpu, i), now->sum_exec_runtime);
+			count(out->user.value, now->utime);
+			count(out->system.value, now->stime);
 		}
 	}
 	return flushed != flushed_before;
@@ -135,16 +159,18 @@ static int read_usage(struct cgroup GUEST *cgroup, const struct view_kernel *ker
 	return 0;
 }
 
-/* What the kernel has shown last. */
+/* What the kernel has shown last. Where it shows ticks there is nothing to keep to. */
 static int read_shown(struct cgroup GUEST *cgroup, struct view_cpu *out)
 {
+	struct prev_cputime GUEST *shown;
+
 	out->shown_user = 0;
 	out->shown_system = 0;
-	/* As long as ktime_t was a record, ticks were counted in jiffies: not known here. */
-	if (out->shows_ticks && !field_exists(struct cfs_bandwidth___ktime, period.tv64))
+	if (out->shows_ticks)
 		return 0;
-	count(out->shown_user, cgroup->prev_cputime.utime);
-	count(out->shown_system, cgroup->prev_cputime.stime);
+	shown = has_first_names() ? &((struct cgroup___first GUEST *)(u64)cgroup)->stat.prev_cputime : &cgroup->prev_cputime;
+	count(out->shown_user, shown->utime);
+	count(out->shown_system, shown->stime);
 	return 0;
 }
 
@@ -241,11 +267,25 @@ static int split(struct view_cpu *out)
 	return 0;
 }
 
+static int scale_ticks(const struct view_kernel *kernel, struct view_cpu *out)
+{
+	if (kernel->tick.status) {
+		out->user = kernel->tick;
+		out->system = kernel->tick;
+		return 0;
+	}
+	out->user.value *= kernel->tick.value;
+	out->system.value *= kernel->tick.value;
+	return 0;
+}
+
 int view_cpu_finish(const struct view_kernel *kernel, struct view_cpu *out)
 {
 	if (out->usage.status)
 		return 0;
 	for (u64 i = 0; i < kernel->cpu_count; i++)
 		out->usage.value += host_at(out->by_cpu, i);
-	return out->user.status || out->shows_ticks ? 0 : split(out);
+	if (out->user.status)
+		return 0;
+	return out->shows_ticks ? scale_ticks(kernel, out) : split(out);
 }

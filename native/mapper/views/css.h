@@ -100,6 +100,8 @@ static inline int base_flush_is_running(void)
 		return lock_is_held((u64)guest_symbol(u32, rstat_base_lock));
 	if (symbol_exists(cgroup_rstat_lock))
 		return lock_is_held((u64)guest_symbol(u32, cgroup_rstat_lock));
+	if (symbol_exists(cgroup_stat_mutex))
+		return lock_is_held((u64)guest_symbol(u32, cgroup_stat_mutex));
 	return 0;
 }
 

@@ -77,6 +77,29 @@ static int list_possible_cpus(struct view_kernel *out)
 	return count ? 0 : CIEL_VIEW_CHANGED;
 }
 
+/* tick_nsec is adjusted a little to the true time: what divides a second is meant. */
+static int find_tick(u64 *nanoseconds)
+{
+	static const u64 second = 1000000000;
+	u64 tick;
+
+	*nanoseconds = 1;
+	if (!type_exists(cputime_t) || field_exists(struct task_struct, vtime_snap))
+		return 0;
+	tick = *guest_symbol(u64, tick_nsec);
+	if (tick == 0 || tick > second)
+		return CIEL_VIEW_CHANGED;
+	*nanoseconds = second / divisor((second + tick / 2) / divisor(tick));
+	return 0;
+}
+
+/* A kernel for one node has no such variable. */
+static int find_nodes(u64 *count)
+{
+	*count = symbol_exists(nr_node_ids) ? *guest_symbol(u32, nr_node_ids) : 1;
+	return *count <= VIEW_MAX_NODES ? 0 : CIEL_VIEW_LIMIT;
+}
+
 static int is_compacted(void)
 {
 	return field_exists(struct memcg_vmstats, state) &&
@@ -174,6 +197,8 @@ ITEM(node_stat_item, NR_SWAPCACHE)
 ITEM(node_stat_item, NR_INACTIVE_FILE)
 ITEM(node_stat_item, NR_FILE_MAPPED)
 ITEM(memcg_stat_item, MEMCG_KMEM)
+ITEM(memcg_stat_item, MEMCG_SWAP)
+ITEM(mem_cgroup_stat_index, MEM_CGROUP_STAT_SWAP)
 
 /* What memory cgroups do not count may be an item of the node's all the same: the memory cgroup's own name comes first. */
 static int find_anon(u64 *position)
@@ -197,12 +222,17 @@ static int find_mapped(u64 *position)
 	return find_NR_FILE_MAPPED(position);
 }
 
-/* Pages on LRU lists are an item where there are vmstats only: when there are none, that is what is missing. */
+static int find_swap(u64 *position)
+{
+	return enum_exists(mem_cgroup_stat_index, MEM_CGROUP_STAT_SWAP) ? find_MEM_CGROUP_STAT_SWAP(position) :
+									  find_MEMCG_SWAP(position);
+}
+
+/* Pages on LRU lists are an item where there are vmstats only: before, the lists have their lengths (memory.c). */
 static int find_inactive_file(u64 *position)
 {
-	if (counts_own_items())
-		*position = field_offset(struct mem_cgroup, vmstats);
-	return find_NR_INACTIVE_FILE(position);
+	*position = 0;
+	return counts_own_items() ? 0 : find_NR_INACTIVE_FILE(position);
 }
 
 static int find_swap_cache(u64 *position)
@@ -216,10 +246,14 @@ int view_kernel(struct view_kernel *out)
 {
 	if (is_for_one_cpu() ? list_one_cpu(out) : list_possible_cpus(out))
 		fail(CIEL_VIEW_CHANGED);
+	if (find_nodes(&out->node_count))
+		fail(CIEL_VIEW_LIMIT);
+	settle(&out->tick, TRY(find_tick(&out->tick.value)));
 	settle(&out->anon_item, TRY(find_anon(&out->anon_item.value)));
 	settle(&out->file_item, TRY(find_file(&out->file_item.value)));
 	settle(&out->swap_cache_item, TRY(find_swap_cache(&out->swap_cache_item.value)));
 	settle(&out->inactive_file_item, TRY(find_inactive_file(&out->inactive_file_item.value)));
+	settle(&out->swap_item, TRY(find_swap(&out->swap_item.value)));
 	settle(&out->mapped_item, TRY(find_mapped(&out->mapped_item.value)));
 	settle(&out->kernel_item, TRY(find_MEMCG_KMEM(&out->kernel_item.value)));
 	return 0;

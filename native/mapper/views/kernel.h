@@ -46,6 +46,7 @@ struct task_struct {
 	struct nsproxy GUEST *nsproxy; /* 0: the task is ending */
 	struct css_set GUEST *cgroups;
 	struct list_head cg_list;
+	u64 vtime_snap; /* up to 4.12, where tasks' times are measured instead of counted in ticks */
 };
 
 struct rq {
@@ -137,6 +138,8 @@ struct task_cputime {
 	u64 sum_exec_runtime;
 };
 
+typedef u64 cputime_t; /* up to 4.10: in jiffies, or nanoseconds where they are measured */
+
 struct cgroup_base_stat {
 	struct task_cputime cputime;
 };
@@ -218,6 +221,23 @@ struct cgroup___embedded {
 	struct psi_group psi; /* 4.20 to 6.0 */
 };
 
+/* The names at first, in 4.15 and 4.16. */
+struct cgroup_stat {
+	struct task_cputime cputime;
+	struct prev_cputime prev_cputime;
+};
+
+struct cgroup_cpu_stat {
+	struct task_cputime cputime;
+	struct task_cputime last_cputime;
+};
+
+struct cgroup___first {
+	struct cgroup_cpu_stat GUEST *cpu_stat;
+	struct cgroup_stat pending_stat;
+	struct cgroup_stat stat;
+};
+
 struct cgroup___pending {
 	struct cgroup_base_stat pending_bstat; /* 4.18 to 5.4: what children have handed up */
 };
@@ -287,6 +307,7 @@ enum node_stat_item {
 enum memcg_stat_item {
 	MEMCG_CACHE GUEST_ENUMERATOR, /* 4.12 to 5.7 */
 	MEMCG_RSS GUEST_ENUMERATOR,
+	MEMCG_SWAP GUEST_ENUMERATOR, /* of version 1 */
 	MEMCG_KMEM GUEST_ENUMERATOR, /* 5.18 and newer */
 	MEMCG_NR_STAT GUEST_ENUMERATOR,
 };
@@ -296,6 +317,7 @@ enum mem_cgroup_stat_index {
 	MEM_CGROUP_STAT_CACHE GUEST_ENUMERATOR,
 	MEM_CGROUP_STAT_RSS GUEST_ENUMERATOR,
 	MEM_CGROUP_STAT_FILE_MAPPED GUEST_ENUMERATOR,
+	MEM_CGROUP_STAT_SWAP GUEST_ENUMERATOR,
 };
 
 enum memcg_memory_event {
@@ -325,10 +347,31 @@ struct memcg_vmstats_percpu {
 	s64 state_prev[1];
 };
 
+enum zone_type { __MAX_NR_ZONES GUEST_ENUMERATOR };
+
+enum lru_list {
+	LRU_INACTIVE_FILE GUEST_ENUMERATOR,
+	NR_LRU_LISTS GUEST_ENUMERATOR,
+};
+
+struct mem_cgroup_per_zone {
+	u64 lru_size[1];
+};
+
+/* The lengths of LRU lists. */
+struct mem_cgroup_per_node {
+	struct mem_cgroup_per_zone zoneinfo[1]; /* up to 4.7 */
+	u64 lru_size[1];                        /* 4.8 and 4.9 */
+	u64 lru_zone_size[1];                   /* 4.10 and newer: a row for each zone */
+};
+
 struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory;
 	struct page_counter swap;
+	struct page_counter kmem; /* of version 1 */
+	u8 kmem_acct_active;      /* up to 4.4: whether it counts, which a limit switches on */
+	struct mem_cgroup_per_node GUEST *nodeinfo[1];
 	struct memcg_vmstats GUEST *vmstats; /* 6.1 and newer */
 	struct memcg_vmstats_percpu GUEST *vmstats_percpu;
 	atomic64_t memory_events[1];
@@ -363,6 +406,7 @@ struct mem_cgroup___own_per_cpu {
 struct mem_cgroup___limit {
 	struct page_counter___limit memory;
 	struct page_counter___limit swap;
+	struct page_counter___limit kmem;
 };
 
 /* --- the io controller ----------------------------------------------------------------------------------------------- */

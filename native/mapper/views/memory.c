@@ -14,7 +14,10 @@
 //   Σ over CPUs stat->count[]     before: likewise, at once
 //
 // Up to 5.7 anon and file are items of their own (MEMCG_RSS, MEMCG_CACHE), and before 4.12 of another enum; pages on LRU
-// lists are counted with the other items only in vmstats.
+// lists are counted with the other items only in vmstats. Before, the lists have lengths: by node, and zone of it.
+//
+// What of it is swapped out is a counter in version 2 (memory.swap.current), and an item in version 1. What the kernel took
+// for it is an item from 5.18 on, and a counter in version 1 (memory.kmem.usage_in_bytes).
 #include "css.h"
 
 enum { PAGE_BYTES = 4096 }; /* x86-64 has no other */
@@ -28,7 +31,7 @@ static inline struct memcg_vmstats GUEST *vmstats_of(struct mem_cgroup GUEST *me
 	return memory->vmstats;
 }
 
-enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, BASIC_ITEMS, MAPPED = BASIC_ITEMS, KERNEL, ITEMS };
+enum { ANON, FILE, SWAP_CACHE, INACTIVE_FILE, SWAP, BASIC_ITEMS, MAPPED = BASIC_ITEMS, KERNEL, ITEMS };
 
 struct items {
 	u64 count; /* of those that are wanted */
@@ -47,6 +50,7 @@ static inline u64 position_of(const struct view_figure *item)
 	   item == FILE ? &(out)->file.value :                                                                         \
 	   item == SWAP_CACHE ? &(out)->swap_cache.value :                                                             \
 	   item == INACTIVE_FILE ? &(out)->inactive_file.value :                                                       \
+	   item == SWAP ? &(out)->swap.value :                                                                         \
 	   item == MAPPED ? &(out)->mapped.value : &(out)->kernel.value))
 
 /* What has not been flushed into the top's state: added to `out` when `is_counted`; and a number that a flush changes. */
@@ -107,6 +111,28 @@ static int read_items_once(struct mem_cgroup GUEST *memory, const struct view_ke
 	return flushed != flushed_before;
 }
 
+static int count_lists(struct mem_cgroup GUEST *memory, const struct view_kernel *kernel, struct view_memory *out)
+{
+	u64 list = guest_enum(lru_list, LRU_INACTIVE_FILE), lists = guest_enum(lru_list, NR_LRU_LISTS);
+	u64 zones = guest_enum(zone_type, __MAX_NR_ZONES);
+
+	if (field_exists(struct mem_cgroup_per_node, lru_size))
+		zones = 1;
+	for (u64 i = 0; i < kernel->node_count; i++) {
+		struct mem_cgroup_per_node GUEST *node = memory->nodeinfo[i];
+
+		for (u64 zone = 0; node && zone < zones; zone++) {
+			if (field_exists(struct mem_cgroup_per_node, zoneinfo))
+				count(out->inactive_file.value, node->zoneinfo[zone].lru_size[list]);
+			else if (field_exists(struct mem_cgroup_per_node, lru_size))
+				count(out->inactive_file.value, node->lru_size[list]);
+			else
+				count(out->inactive_file.value, node->lru_zone_size[zone * lists + list]);
+		}
+	}
+	return 0;
+}
+
 /* Counters that are each cgroup's own. Which cgroups there are is checked by the walk, so a repeat is exact. */
 static int sum_own(struct cgroup_subsys_state GUEST *css, const struct view_kernel *kernel, const struct items *items,
 		   struct view_memory *out)
@@ -127,6 +153,10 @@ static int sum_own(struct cgroup_subsys_state GUEST *css, const struct view_kern
 
 			if (position == MISSING)
 				continue;
+			if (item == INACTIVE_FILE) {
+				count_lists((struct mem_cgroup GUEST *)memory, kernel, out);
+				continue;
+			}
 			if (is_array) {
 				count(pages_of(out, item), ((struct mem_cgroup___own_array GUEST *)memory)->stat[position].counter);
 				continue;
@@ -210,16 +240,34 @@ static int read_oom_kills(struct mem_cgroup GUEST *memory, u64 *kills)
 	return 0;
 }
 
-/* Version 1 counts memory and swap together, in the same place. */
-static int read_swap(struct cgroup GUEST *cgroup, struct mem_cgroup GUEST *memory, u64 *pages)
+/* Up to 6.0 swap may be left uncounted (swapaccount=0), which is some distributions' default. */
+static int counts_swap(void)
 {
-	if (!is_in_default_hierarchy(cgroup))
-		return VIEW_NOT_ACCOUNTED;
+	if (symbol_exists(do_swap_account))
+		return *guest_symbol(u32, do_swap_account) != 0;
+	return symbol_exists(cgroup_memory_noswap) ? *guest_symbol(u8, cgroup_memory_noswap) == 0 : 1;
+}
+
+static int read_swap(struct mem_cgroup GUEST *memory, u64 *pages)
+{
 	*pages = 0;
 	if (has_limits())
 		count(*pages, ((struct mem_cgroup___limit GUEST *)(u64)memory)->swap.count.counter);
 	else
 		count(*pages, memory->swap.usage.counter);
+	return 0;
+}
+
+/* Version 1's. */
+static int read_kernel(struct mem_cgroup GUEST *memory, u64 *pages)
+{
+	if (field_exists(struct mem_cgroup, kmem_acct_active) && !memory->kmem_acct_active)
+		return VIEW_NOT_ACCOUNTED;
+	*pages = 0;
+	if (has_limits())
+		count(*pages, ((struct mem_cgroup___limit GUEST *)(u64)memory)->kmem.count.counter);
+	else
+		count(*pages, memory->kmem.usage.counter);
 	return 0;
 }
 
@@ -237,14 +285,13 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	struct cgroup_subsys_state GUEST *css = css_of(cgroup, guest_enum(cgroup_subsys_id, memory_cgrp_id));
 	struct mem_cgroup GUEST *memory;
 	struct items items = {};
-	int status;
+	int status, is_version_1 = !is_in_default_hierarchy(cgroup);
 
 	if (!css)
 		return VIEW_NOT_ACCOUNTED;
 	memory = container_of(css, struct mem_cgroup, css);
 	settle(&out->current, TRY(read_current(memory, &out->current.value)));
 	settle(&out->limit, TRY(read_limit(memory, &out->limit.value)));
-	settle(&out->swap, TRY(read_swap(cgroup, memory, &out->swap.value)));
 	settle(&out->peak, TRY(read_peak(memory, &out->peak.value)));
 	settle(&out->oom_kills, TRY(read_oom_kills(memory, &out->oom_kills.value)));
 	items.count = detail ? ITEMS : BASIC_ITEMS;
@@ -252,6 +299,7 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	items.position[FILE] = position_of(&kernel->file_item);
 	items.position[SWAP_CACHE] = position_of(&kernel->swap_cache_item);
 	items.position[INACTIVE_FILE] = position_of(&kernel->inactive_file_item);
+	items.position[SWAP] = is_version_1 ? position_of(&kernel->swap_item) : MISSING;
 	items.position[MAPPED] = position_of(&kernel->mapped_item);
 	items.position[KERNEL] = position_of(&kernel->kernel_item);
 	status = TRY(read_items(memory, kernel, &items, out));
@@ -261,6 +309,14 @@ static int read_memory(struct cgroup GUEST *cgroup, const struct view_kernel *ke
 	settle_item(&out->inactive_file, &kernel->inactive_file_item, status);
 	settle_item(&out->mapped, &kernel->mapped_item, status);
 	settle_item(&out->kernel, &kernel->kernel_item, status);
+	if (is_version_1 && field_exists(struct mem_cgroup, kmem))
+		settle(&out->kernel, TRY(read_kernel(memory, &out->kernel.value)));
+	if (is_version_1)
+		settle_item(&out->swap, &kernel->swap_item, status);
+	else
+		settle(&out->swap, TRY(read_swap(memory, &out->swap.value)));
+	if (!counts_swap())
+		settle(&out->swap, VIEW_NOT_ACCOUNTED);
 	return 0;
 }
 

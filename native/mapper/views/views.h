@@ -22,6 +22,7 @@ enum {
 	VIEW_MAX_CPUS = 512,
 	VIEW_MAX_DEPTH = 32, /* of the cgroup tree, the root not counted */
 	VIEW_MAX_DEVICES = 32,
+	VIEW_MAX_NODES = 1024,
 	VIEW_MAX_INTERFACES = 64,
 	VIEW_NAME_BYTES = 256, /* the kernel's limit for a cgroup's name, and the NUL */
 };
@@ -59,7 +60,9 @@ struct view_kernel {
 	uint32_t cpu[VIEW_MAX_CPUS];    /* their numbers, ascending */
 	uint64_t offset[VIEW_MAX_CPUS]; /* __per_cpu_offset[] of each */
 	/* Where memory.stat's items are in the kernel's counters, which newer kernels compact. */
-	struct view_figure anon_item, file_item, swap_cache_item, inactive_file_item, mapped_item, kernel_item;
+	struct view_figure anon_item, file_item, swap_cache_item, inactive_file_item, swap_item, mapped_item, kernel_item;
+	uint64_t node_count;           /* NUMA nodes that there may be */
+	struct view_figure tick; /* nanoseconds in one unit of the times that version 1 shows as ticks */
 };
 
 int view_kernel(struct view_kernel *out);
