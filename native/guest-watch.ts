@@ -41,6 +41,8 @@ const LONGEST_PAUSE_MS = 3_000;
 const BOOT_MS = 90_000;
 /** Samples of an attached guest that failed one after the other, until its kernel is looked for anew. */
 const DISTRUSTED_AFTER = 3;
+/** A guest that takes longer than its budget for this long is looked into anew; then twice as long, as it may just be large. */
+const OVERRUN_MS = 10_000;
 /** Attachers that a guest may end, one after the other. */
 const CRASHES = 2;
 /** The clock is judged over at least this long: an idle guest ticks seldom. */
@@ -89,6 +91,8 @@ export class GuestWatch {
   /** A replaced one that was found again: only a clock that moves says that the guest was restored to it. */
   #returning: Pick<SampleClock, 'guestBoot' | 'jiffies'> | null = null;
   #failuresInARow = 0;
+  /** Since when no sample of it came to an end, and for how long that is borne. */
+  #overrun: { readonly sinceMs: number; readonly patienceMs: number } | null = null;
   /** Attached by a cache file, which may describe a dead kernel, and not one good sample yet. */
   #isUnproven = false;
   #crashesInARow = 0;
@@ -142,6 +146,7 @@ export class GuestWatch {
   /** A sample that was taken. */
   async judge(sample: SampleClock): Promise<Verdict> {
     this.#failuresInARow = 0;
+    this.#overrun = null;
     this.#isUnproven = false;
     if (this.#dead?.guestBoot === sample.guestBoot && this.#dead.jiffies === sample.jiffies) {
       this.#detach();
@@ -205,8 +210,20 @@ export class GuestWatch {
   /** A sample that failed. */
   judgeFailure({ reason, message, wasRead }: Extract<BoardRow, { kind: 'error' }>): Verdict {
     const reading = unavailable(reason, message);
-    // It may be read still: nothing that could be done now makes that faster.
-    if (!wasRead) return { kind: 'unread', reading };
+    const settle = async (): Promise<Reading<never> | null> => {
+      this.#detach();
+      return this.#attachOnce('fresh');
+    };
+    if (!wasRead) {
+      // It may be read still, and mostly nothing that could be done makes that faster. But the memory that is walked may
+      // be another kernel's by now.
+      const nowMs = performance.now();
+      this.#overrun ??= { sinceMs: nowMs, patienceMs: OVERRUN_MS };
+      const { sinceMs, patienceMs } = this.#overrun;
+      if (nowMs - sinceMs < patienceMs) return { kind: 'unread', reading };
+      this.#overrun = { sinceMs: nowMs, patienceMs: patienceMs * 2 };
+      return { kind: 'suspect', settle };
+    }
     if (reason === 'ProcessGone') {
       this.#detach();
       this.#process = null;
@@ -215,10 +232,6 @@ export class GuestWatch {
     // A tree that changed under the walk reads well the next time; one whose memory another kernel has taken does not.
     const isTrusted = reason !== 'Stale' && !this.#isUnproven;
     if (isTrusted && ++this.#failuresInARow < DISTRUSTED_AFTER) return { kind: 'unread', reading };
-    const settle = async (): Promise<Reading<never> | null> => {
-      this.#detach();
-      return this.#attachOnce('fresh');
-    };
     return { kind: 'suspect', settle };
   }
 

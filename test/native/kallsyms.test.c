@@ -26,6 +26,8 @@ static const struct sample_symbol samples[] = {
 	{ 'D', "jiffies_64", IMAGE + 0x4000 },
 	{ 'r', "__start_BTF", IMAGE + 0x5000 },
 	{ 't', "static_data", IMAGE + 0x6000 }, /* as 7.x marks it */
+	{ 'd', "optimised.llvm.4711", IMAGE + 0x7000 }, /* by clang's LTO, and by gcc's */
+	{ 'b', "private.lto_priv.0", IMAGE + 0x8000 },
 	{ 'B', "_end", IMAGE + 0x200000 },
 };
 enum { SAMPLES = sizeof(samples) / sizeof(samples[0]) };
@@ -116,10 +118,11 @@ static enum ciel_status find(const struct ciel_kallsyms_tables *where, struct ci
 static void expect_found(const struct ciel_kallsyms_tables *where, int has_percpu)
 {
 	struct ciel_symbol symbols[] = { { .name = "jiffies_64" }, { .name = "__start_BTF" }, { .name = "absent" },
-					 { .name = "fixed_percpu_data" }, { .name = "_end" }, { .name = "static_data" } };
+					 { .name = "fixed_percpu_data" }, { .name = "_end" }, { .name = "static_data" },
+					 { .name = "optimised" }, { .name = "private" } };
 	struct ciel_error error = { 0 };
 
-	if (find(where, symbols, 6, &error)) {
+	if (find(where, symbols, sizeof(symbols) / sizeof(symbols[0]), &error)) {
 		fprintf(stderr, "%s\n", error.message);
 		CHECK(0);
 	}
@@ -128,6 +131,8 @@ static void expect_found(const struct ciel_kallsyms_tables *where, int has_percp
 	CHECK_EQUAL(symbols[1].address, IMAGE + 0x5000);
 	CHECK_EQUAL(symbols[4].address, IMAGE + 0x200000);
 	CHECK_EQUAL(symbols[5].address, IMAGE + 0x6000);
+	CHECK_EQUAL(symbols[6].address, IMAGE + 0x7000);
+	CHECK_EQUAL(symbols[7].address, IMAGE + 0x8000);
 	if (has_percpu)
 		CHECK_EQUAL(symbols[3].address, 0);
 }

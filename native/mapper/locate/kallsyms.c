@@ -133,8 +133,22 @@ static uint32_t hash_name(const char *name, size_t length)
  */
 enum { NOT_FOUND, FOUND_STATIC, FOUND };
 
-static void note_symbol(struct wishes *wishes, char type, const char *name, size_t length, uint32_t index)
+/* Without what link-time optimisation appends to the name of a static variable: ".llvm.123", ".lto_priv.0". */
+static size_t plain_length(const char *name, size_t length)
 {
+	static const char *const suffixes[] = { ".llvm.", ".lto_priv." };
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		const char *suffix = memmem(name, length, suffixes[i], strlen(suffixes[i]));
+		if (suffix)
+			return (size_t)(suffix - name);
+	}
+	return length;
+}
+
+static void note_symbol(struct wishes *wishes, char type, const char *name, size_t full_length, uint32_t index)
+{
+	size_t length = plain_length(name, full_length);
 	uint8_t kind = type == 't' || type == 'w' ? FOUND_STATIC : FOUND;
 
 	for (int32_t i = wishes->heads[hash_name(name, length)]; i >= 0; i = wishes->next[i]) {
