@@ -1,12 +1,13 @@
 /**
  * What may happen to a guest under a running monitor: it reboots, starts another kernel in the same RAM (kexec), is restored
  * to an earlier state in the same QEMU (loadvm), or goes on in another QEMU (migration to a file and back). Each time the
- * kernel that runs is found without anybody's help, and within what is called one boot no counter ever goes back.
+ * kernel that runs is found without anybody's help, and within what is called one boot, and one
+ * run of a container, no counter ever goes back.
  */
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { CONTAINERS, startContainers } from '../../lab/kernels/containers.ts';
+import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest, type KernelGuestOptions } from '../../lab/kernels/guest.ts';
 import { type KernelName, kernelImage } from '../../lab/kernels/kernels.ts';
 import type { VmIntrospection } from '../../model/usage.ts';
@@ -24,6 +25,7 @@ const JOB_MS = 60_000;
 const LATER_MS = 2_000;
 /** Busy: what it used is lost when the guest is restored. */
 const BUSY = CONTAINERS.find(({ load }) => load === 'half');
+const IDLE = CONTAINERS.find(({ load }) => load === 'idle');
 /** What may be said while a kernel goes and the next one comes. */
 const BETWEEN_KERNELS = [
   ...['Stale', 'Attaching', 'GuestBooting', 'NoVmcoreinfo', 'NoSymbols', 'NoTypes'],
@@ -157,6 +159,37 @@ it('goes back with a guest that is restored to an earlier state, and says that i
   expect(busyNanoseconds(next)).toBeGreaterThan(busyNanoseconds(first));
 });
 
+/** How much CPU time the idle container has used, and in which run. */
+function idle({ containers }: VmIntrospection): { run: string; nanoseconds: bigint } {
+  const found = containers.find(({ id }) => id === IDLE?.id);
+  if (!found?.cpuNanoseconds.available) throw new Error('the idle container was not seen');
+  return { run: found.run, nanoseconds: found.cpuNanoseconds.value };
+}
+
+it('names another run where a guest was restored and is seen again only when its clock is further than before', async () => {
+  const state = { tag: 'unseen', vmstate: 'snapshots', devices: ['snapshots'] };
+  const before = await readable();
+  await job('snapshot-save', state);
+  const startedAt = performance.now();
+  // What the restored guest has never used.
+  const procs = cgroupFile(guest, 'cpu', IDLE?.cgroupPath ?? '', 'cgroup.procs');
+  await guest.run(`sh -c 'echo $$ > ${procs}; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'`);
+  const later = await readable();
+  expect(idle(later).nanoseconds).toBeGreaterThan(idle(before).nanoseconds + 100_000_000n);
+  const lostMs = performance.now() - startedAt;
+  await job('snapshot-load', state);
+  await new Promise((resolve) => setTimeout(resolve, 2 * lostMs + LATER_MS));
+
+  const unseen = await readable();
+  expect(unseen.jiffies).toBeGreaterThan(later.jiffies);
+  expect(unseen.guestBoot).toBe(later.guestBoot);
+  expect(idle(unseen)).toEqual(idle(later));
+  await expect.poll(async () => idle(await readable()).run, { timeout: LOOK_MS }).not.toBe(idle(later).run);
+  const told = idle(await readable());
+  expect(told.nanoseconds).toBeLessThan(idle(later).nanoseconds);
+  expect(told.nanoseconds).toBeGreaterThanOrEqual(idle(before).nanoseconds);
+});
+
 it('follows a guest into another QEMU, as it was and as it had been', async () => {
   const file = join(directory, 'state');
   const before = await readable();
@@ -225,13 +258,13 @@ it('finds the kernel of a guest that was reset', async () => {
   expect(first.containers).toEqual([]);
 });
 
-it('has never shown a counter that went back within a boot', () => {
+it('has never shown a counter that went back within a boot and a run', () => {
   const highest = new Map<string, bigint>();
   for (const { guestBoot, containers } of seen) {
-    for (const { id, cpuNanoseconds, ioReadBytes, ioWriteBytes } of containers) {
+    for (const { id, run, cpuNanoseconds, ioReadBytes, ioWriteBytes } of containers) {
       for (const [name, reading] of Object.entries({ cpuNanoseconds, ioReadBytes, ioWriteBytes })) {
         if (!reading.available) continue;
-        const key = `${guestBoot} ${id} ${name}`;
+        const key = `${guestBoot} ${id} ${run} ${name}`;
         expect(reading.value, key).toBeGreaterThanOrEqual(highest.get(key) ?? 0n);
         highest.set(key, reading.value);
       }
