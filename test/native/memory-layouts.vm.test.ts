@@ -2,15 +2,19 @@
  * Guests whose RAM is not simply there: given back through a balloon, and mostly never touched. Reading either must not
  * bring any of it into being; the guest stands still meanwhile, so whatever grows has been grown by the reader.
  */
+import { join } from 'node:path';
+import { execa } from 'execa';
 import { afterEach, expect, it } from 'vitest';
 import { requestOf } from '../../lab/attach-request.ts';
 import { CONTAINERS, cgroupFile, startContainers } from '../../lab/kernels/containers.ts';
 import { bootKernelGuest, type KernelGuest } from '../../lab/kernels/guest.ts';
 import { attach, MapperError, type SourceChoice } from '../../native/mapper.ts';
+import { temporaryDirectory } from '../guest-disk/images.ts';
 import { connectQmp, type QmpConnection } from '../guest-disk/qemu.ts';
 import { allocatedBytes, ramFile } from './live-guest.ts';
 
 const MiB = 2 ** 20;
+const NOISE_MIB = 512;
 const SAMPLES = 100;
 const BALLOON_MS = 30_000;
 const PLUG_MS = 30_000;
@@ -142,3 +146,28 @@ async function expectAllRead(attached: ReturnType<typeof attach>): Promise<void>
     )
     .toBe(`${CONTAINERS.length} containers, 0 unread`);
 }
+
+it.each(['auto', 'process'] as const)(
+  'finds no kernel in RAM that is noise (%s), as an encrypted guest shows it, and ends',
+  async (source) => {
+    const directory = await temporaryDirectory();
+    const ram = join(directory, 'ram');
+    await execa('dd', ['if=/dev/urandom', `of=${ram}`, 'bs=1M', `count=${NOISE_MIB}`]);
+    // Preallocated: what QEMU has not touched is not looked at.
+    const memory = `memory-backend-file,id=ram,mem-path=${ram},size=${NOISE_MIB}M,share=on,prealloc=on`;
+    const machine = ['-machine', 'q35,accel=tcg,memory-backend=ram', '-m', `${NOISE_MIB}M`, '-object', memory];
+    const monitor = join(directory, 'qmp.sock');
+    const quiet = ['-S', '-nodefaults', '-display', 'none', '-qmp', `unix:${monitor},server=on,wait=off`];
+    const qemu = execa('qemu-system-x86_64', [...machine, ...quiet], { reject: false });
+    try {
+      qmp = await connectQmp(monitor);
+      const request = await requestOf(qemu.pid as number, { source });
+      const from = performance.now();
+      expect(() => attach(request)).toThrow(expect.objectContaining({ reason: 'NoVmcoreinfo' }));
+      console.log(`${NOISE_MIB} MiB of noise, ${source}: ${Math.round(performance.now() - from)} ms`);
+    } finally {
+      qemu.kill();
+      await qemu;
+    }
+  },
+);

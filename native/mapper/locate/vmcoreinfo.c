@@ -190,7 +190,7 @@ enum ciel_status ciel_vmcoreinfo_scan(struct ciel_source *source, struct ciel_vm
 		note_candidate(source, pages.offsets[i], ret);
 	if (ret->count == 0)
 		return ciel_fail(error, CIEL_NO_VMCOREINFO,
-				 "no VMCOREINFO in %" PRIu64 " bytes of RAM (%u pages look like its note): no Linux kernel has started",
+				 "no VMCOREINFO in %" PRIu64 " bytes of RAM (%u pages look like its note): no Linux kernel has started, or one that was built without it",
 				 source->size, pages.count);
 	return CIEL_OK;
 }
@@ -231,7 +231,7 @@ enum ciel_status ciel_vmcoreinfo_scan_deep(struct ciel_source *source, struct ci
 	if (status)
 		return ciel_context(error, "looking for an old kernel's VMCOREINFO");
 	if (ret->count == 0)
-		return ciel_fail(error, CIEL_NO_VMCOREINFO, "no VMCOREINFO in %" PRIu64 " bytes of RAM: no Linux kernel has started",
+		return ciel_fail(error, CIEL_NO_VMCOREINFO, "no VMCOREINFO in %" PRIu64 " bytes of RAM: no Linux kernel has started, or one that was built without it",
 				 source->size);
 	return CIEL_OK;
 }
