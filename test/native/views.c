@@ -849,31 +849,35 @@ static void test_older_io(void)
 }
 
 /* Version 1's CPU time: one number a CPU, or two. */
-static void test_older_cpu(void)
+static void set_up_older_cpu(int is_split)
 {
 	static const char *const ticks[] = { "CPUTIME_USER", "CPUTIME_NICE", "CPUTIME_SYSTEM", "CPUTIME_SOFTIRQ", "CPUTIME_IRQ" };
+	struct accounts *accounts = &guest.family[TOP].accounts;
 
+	set_up();
+	guest.family[TOP].cgroup.root = at(&guest.v1_root);
+	exists(CIEL_SLOT_TYPE_EXISTS, "cpuacct_usage", "", (u64)is_split);
+	enumerator("cgroup_subsys_id", "cpuacct_cgrp_id", CPUACCT);
+	field("cpuacct", "css", offsetof(struct accounts, css));
+	field("cpuacct", "cpuusage", offsetof(struct accounts, usage));
+	field("cpuacct", "cpustat", offsetof(struct accounts, ticks));
+	field("cpuacct_usage", "usages[0]", 0);
+	field("cpuacct_usage", "usages[1]", 8);
+	array("kernel_cpustat", "cpustat", "cpustat[0]", 0, 8);
+	for (u64 i = 0; i < 5; i++)
+		enumerator("cpu_usage_stat", ticks[i], i);
+	accounts->usage = at(guest.per_cpu[0].older[TOP].usage);
+	accounts->ticks = at(guest.per_cpu[0].older[TOP].ticks);
+	for (u64 cpu_number = 0; cpu_number < CPUS; cpu_number++) {
+		memcpy(guest.per_cpu[cpu_number].older[TOP].usage, (u64[]){ 5000 + cpu_number, 300 }, 16);
+		memcpy(guest.per_cpu[cpu_number].older[TOP].ticks, (u64[]){ 1000, 20, 300, 4, 5 }, 40);
+	}
+}
+
+static void test_older_cpu(void)
+{
 	for (int is_split = 0; is_split < 2; is_split++) {
-		struct accounts *accounts = &guest.family[TOP].accounts;
-
-		set_up();
-		guest.family[TOP].cgroup.root = at(&guest.v1_root);
-		exists(CIEL_SLOT_TYPE_EXISTS, "cpuacct_usage", "", (u64)is_split);
-		enumerator("cgroup_subsys_id", "cpuacct_cgrp_id", CPUACCT);
-		field("cpuacct", "css", offsetof(struct accounts, css));
-		field("cpuacct", "cpuusage", offsetof(struct accounts, usage));
-		field("cpuacct", "cpustat", offsetof(struct accounts, ticks));
-		field("cpuacct_usage", "usages[0]", 0);
-		field("cpuacct_usage", "usages[1]", 8);
-		array("kernel_cpustat", "cpustat", "cpustat[0]", 0, 8);
-		for (u64 i = 0; i < 5; i++)
-			enumerator("cpu_usage_stat", ticks[i], i);
-		accounts->usage = at(guest.per_cpu[0].older[TOP].usage);
-		accounts->ticks = at(guest.per_cpu[0].older[TOP].ticks);
-		for (u64 cpu_number = 0; cpu_number < CPUS; cpu_number++) {
-			memcpy(guest.per_cpu[cpu_number].older[TOP].usage, (u64[]){ 5000 + cpu_number, 300 }, 16);
-			memcpy(guest.per_cpu[cpu_number].older[TOP].ticks, (u64[]){ 1000, 20, 300, 4, 5 }, 40);
-		}
+		set_up_older_cpu(is_split);
 		CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), 0);
 		CHECK_EQUAL(view_cpu_finish(&kernel, &cpu), 0);
 		CHECK_EQUAL(cpu.usage.value, 10001 + (is_split ? 600 : 0));
@@ -1074,6 +1078,27 @@ static void test_unrepeatable(void)
 	free(recording);
 }
 
+/* Of version 1: what has grown since it was recorded shows, in the sum and by CPU. */
+static void test_older_cpu_repeats(void)
+{
+	for (int is_split = 0; is_split < 2; is_split++) {
+		set_up_older_cpu(is_split);
+		struct ciel_recording *recording = record(raw_cpu, &cpu, sizeof(cpu));
+		CHECK(recording);
+		if (!recording)
+			continue;
+		guest.per_cpu[1].older[TOP].usage[0] += 7;
+		CHECK_EQUAL(repeat(recording, &cpu, sizeof(cpu)), 1);
+		CHECK_EQUAL(view_cpu_finish(&kernel, &cpu), 0);
+		CHECK_EQUAL(cpu.by_cpu[1], 5008 + (is_split ? 300 : 0));
+		CHECK_EQUAL(cpu.usage.value, 10008 + (is_split ? 600 : 0));
+		/* Its counters are elsewhere now. */
+		guest.family[TOP].accounts.usage += 8;
+		CHECK_EQUAL(repeat(recording, &cpu, sizeof(cpu)), 0);
+		free(recording);
+	}
+}
+
 static void test_repeats(void)
 {
 	test_repeat(raw_cpu, &cpu, sizeof(cpu));
@@ -1109,6 +1134,7 @@ int main(void)
 	test_older_tree();
 	test_tree();
 	test_repeats();
+	test_older_cpu_repeats();
 	test_flushes(read_cpu);
 	test_flushes(read_memory);
 	test_flushes(read_io);

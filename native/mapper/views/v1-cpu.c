@@ -22,11 +22,16 @@ static int read_per_cpu(struct cpuacct GUEST *accounts, const struct view_kernel
 		u64 offset = host_at(kernel->offset, i);
 
 		host_at(out->by_cpu, i) = 0;
+		/* The way there is loaded before: of the loads in a count(), there is one. */
 		if (type_exists(struct cpuacct_usage)) {
-			count(host_at(out->by_cpu, i), per_cpu_ptr(split->cpuusage, offset)->usages[0]);
-			count(host_at(out->by_cpu, i), per_cpu_ptr(split->cpuusage, offset)->usages[1]);
+			struct cpuacct_usage GUEST *here = per_cpu_ptr(split->cpuusage, offset);
+
+			count(host_at(out->by_cpu, i), here->usages[0]);
+			count(host_at(out->by_cpu, i), here->usages[1]);
 		} else {
-			count(host_at(out->by_cpu, i), *per_cpu_ptr(accounts->cpuusage, offset));
+			u64 GUEST *here = per_cpu_ptr(accounts->cpuusage, offset);
+
+			count(host_at(out->by_cpu, i), *here);
 		}
 	}
 	return 0;
