@@ -10,7 +10,9 @@ export default defineConfig({
           name: 'fast',
           include: ['test/**/*.test.ts'],
           exclude: ['test/**/*.vm.test.ts'],
-          testTimeout: 30_000,
+          // A machine that has other work is no reason to fail: these end what hangs.
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
           // Vitest leaves one core free, which on two cores is half of them; and a third of these tests waits.
           maxWorkers: 3,
           // Files share modules: loading Temporal's SDK anew for each was a sixth of the run. They share no state: what a
