@@ -17,6 +17,7 @@ export function renderDetails(look: ContainerLook, { colours }: Terminal): strin
     show(reading, (value) => (value === null ? 'no limit' : `limit ${text(value)}`));
   const count = (value: number | bigint): string => String(value);
   const lines = [
+    ...identityLines(look, line),
     line(
       'CPU',
       `user ${show(look.cpuUserCores, coresText)}`,
@@ -24,6 +25,12 @@ export function renderDetails(look: ContainerLook, { colours }: Terminal): strin
       limit(look.cpuLimitCores, coresText),
       `shares ${show(look.cpuShares, count)}`,
       `held back ${show(look.cpuThrottledRatio, percentText)}`,
+    ),
+    line(
+      'by CPU',
+      show(look.perCpuCores, (cores) =>
+        cores.flatMap((used, cpu) => (used === null ? [] : [`${cpu}: ${coresText(used)}`])).join(', '),
+      ),
     ),
     line(
       'memory',
@@ -45,7 +52,7 @@ export function renderDetails(look: ContainerLook, { colours }: Terminal): strin
       ...(['cpu', 'memory', 'io'] as const).map((resource) => {
         const { someRatio, fullRatio } = look.pressure[resource];
         const name = resource === 'cpu' ? 'CPU' : resource === 'io' ? 'I/O' : resource;
-        return `${name} ${show(someRatio, percentText)} (all ${show(fullRatio, percentText)})`;
+        return `${name} ${show(someRatio, percentText)} (every task ${show(fullRatio, percentText)})`;
       }),
     ),
     ...(look.ioDevices.available ? look.ioDevices.value : []).map((device) =>
@@ -54,6 +61,22 @@ export function renderDetails(look: ContainerLook, { colours }: Terminal): strin
     ...(look.network.available ? networkLines(look.network.value, show, line) : []),
   ];
   return lines.join('\n');
+}
+
+/** What it is, and what the disk says of it. */
+function identityLines(look: ContainerLook, line: (label: string, ...parts: readonly string[]) => string): string[] {
+  const { id, runtime, cgroupPath, startedAt, labels, addresses } = look;
+  const pairs = (of: Readonly<Record<string, string>>, between: string): string[] =>
+    Object.entries(of).map(([name, value]) => `${printable(name)}${between}${printable(value)}`);
+  const labelled = pairs(labels ?? {}, '=');
+  const addressed = pairs(addresses ?? {}, ' ');
+  return [
+    line(runtime, printable(id)),
+    line('cgroup', printable(cgroupPath)),
+    ...(startedAt === null ? [] : [line('started', printable(startedAt))]),
+    ...(labelled.length === 0 ? [] : [line('labels', ...labelled)]),
+    ...(addressed.length === 0 ? [] : [line('addresses', ...addressed)]),
+  ];
 }
 
 type Show = <T>(reading: Reading<T>, text: (value: T) => string) => string;

@@ -55,7 +55,7 @@ export function introspectCommand(context: CommandContext): Command {
       "types of kernels that carry none: DIR/RELEASE.btf, or BTFHub's layout (default: CIEL_BTF)",
     )
     .addOption(durationOption('--interval <duration>', 'between two looks; rates are means over it', '1s'))
-    .option('--wide', 'with a paragraph for each container: limits, devices, interfaces, pressure')
+    .option('--wide', 'with a paragraph for each container: labels, limits, CPUs, devices, interfaces, pressure')
     .option('--services', "also the guest's systemd services, which Ciel never decides on")
     .option('--watch', 'look again and again until interrupted')
     .addHelpText(
@@ -71,6 +71,10 @@ export function introspectCommand(context: CommandContext): Command {
       }
       if (options.dump !== undefined) {
         if (options.watch) command.error('error: a dump does not change: no --watch', { exitCode: EXIT.usage });
+        if (options.wide || options.services)
+          command.error('error: a dump is shown without --wide and --services: --json has every figure', {
+            exitCode: EXIT.usage,
+          });
         await introspectDump(context, globalOptions(command), options.dump, options);
         return;
       }

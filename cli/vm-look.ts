@@ -272,9 +272,12 @@ function wideFigures(look: ContainerLook): [string, Reading<unknown>][] {
     ['tasks', look.pids],
     ['task limit', look.pidsLimit],
     ['CPU pressure', look.pressure.cpu.someRatio],
-    ['CPU pressure on all', look.pressure.cpu.fullRatio],
+    ['CPU pressure on every task', look.pressure.cpu.fullRatio],
     ['memory pressure', look.pressure.memory.someRatio],
+    ['memory pressure on every task', look.pressure.memory.fullRatio],
     ['I/O pressure', look.pressure.io.someRatio],
+    ['I/O pressure on every task', look.pressure.io.fullRatio],
+    ['CPU by CPU', look.perCpuCores],
     ['devices', look.ioDevices],
   ];
 }

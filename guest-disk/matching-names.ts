@@ -62,8 +62,12 @@ function theOne(a: ContainerIdentity, b: ContainerIdentity): ContainerIdentity |
   return (b.startedAt ?? '') > (a.startedAt ?? '') ? b : a;
 }
 
-/** A hash below a cgroup of any name is taken for Docker's, of --cgroup-parent; it may be any runtime's. */
+/**
+ * A hash below a cgroup of any name is taken for Docker's, of --cgroup-parent, and one below a pod's for containerd's; either
+ * may be any runtime's (Docker makes pods by cri-dockerd).
+ */
 function isRuntimeGuessed({ runtime, id, cgroupPath }: Shown): boolean {
-  const [name, parent] = cgroupPath.split('/').reverse();
-  return runtime === 'docker' && name === id && parent !== 'docker';
+  const [name, parent = ''] = cgroupPath.split('/').reverse();
+  if (name !== id) return false;
+  return runtime === 'docker' ? parent !== 'docker' : runtime === 'containerd' && parent.startsWith('pod');
 }

@@ -312,6 +312,10 @@ function missingAt(record: ContainerRecord, at: number, figure: FigureNumber): R
   return missing(status, word32(record.words, at * 2 + 3), what, record.slotName);
 }
 
+/** A machine's name within that of its unit: what units must not have, "-" too, is \\x2d there (systemd.unit(5)). */
+const unescapeUnitName = (name: string): string =>
+  name.replace(/\\x([0-9a-f]{2})/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
+
 function decodeContainers(
   sample: PlainSample,
   runs: readonly string[] | null,
@@ -324,9 +328,11 @@ function decodeContainers(
     const at = placesIn(sample, start);
     const idStart = at.path + word(CONTAINER.idOffset);
     const isDetailed = statusAt(record, figureWord(start, FIGURE.pids)) !== STATUS.notAsked;
+    const runtime = runtimeAt(bytes, start);
+    const id = bytes.toString('utf8', idStart, idStart + word(CONTAINER.idLength));
     return {
-      id: bytes.toString('utf8', idStart, idStart + word(CONTAINER.idLength)),
-      runtime: runtimeAt(bytes, start),
+      id: runtime === 'nspawn' ? unescapeUnitName(id) : id,
+      runtime,
       cgroupPath: bytes.toString('utf8', at.path, at.end),
       run: runs?.[index] ?? `${bytes.readBigUInt64LE(start + CONTAINER.serial)}`,
       cpuNanoseconds: counterOf(record, FIGURE.cpu),

@@ -251,11 +251,14 @@ describe('details', () => {
       mosaic     mosaic:1  0.00  120 MiB of 512 MiB  0 B/s  4 KiB/s
 
       mosaic
+        docker      abababababababababababababababababababababababababababababababab
+        cgroup      /docker/abababababababababababababababababababababababababababababababab
         CPU         user 0.00, system 0.00, no limit, shares 1024, held back 0 %
+        by CPU      0: 0.00
         memory      anon 100 MiB, file 20 MiB (inactive 5 MiB, mapped 2 MiB), kernel unavailable
                     peak 130 MiB, limit 512 MiB, swap 0 B, OOM kills 3
         tasks       3, no limit
-        waited for  CPU 0 % (all 0 %), memory 0 % (all 0 %), I/O 0 % (all 0 %)
+        waited for  CPU 0 % (every task 0 %), memory 0 % (every task 0 %), I/O 0 % (every task 0 %)
         8:1         reads 4 KiB/s (0.0/s), writes 0 B/s (0.0/s)
         \\u{1b}[2J   veth, received 4 KiB/s (40/s), sent 0 B/s (0.0/s), 2 dropped
 

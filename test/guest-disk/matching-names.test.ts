@@ -70,6 +70,9 @@ describe('a container has the name', () => {
     expect(
       nameOf(guessed, [], [described('direct', { runtime: 'containerd' }), described('other', { runtime: 'podman' })]),
     ).toBeNull();
+    const inPod = { id: ID, runtime: 'containerd' as const, cgroupPath: `/kubepods/besteffort/pod8f4c5a0e/${ID}` };
+    expect(nameOf(inPod, [], [described('k8s_web_shop-0_store_u1_0')])).toBe('k8s_web_shop-0_store_u1_0');
+    expect(nameOf({ ...inPod, cgroupPath: `/k8s.io/${ID}` }, [], [described('k8s_web_shop-0_store_u1_0')])).toBeNull();
   });
 });
 

@@ -144,6 +144,14 @@ describe('decoding a sample', () => {
     expect(details?.network).toEqual({ available: true, value: { namespace: 34, isHost: true, interfaces: [] } });
   });
 
+  it("has a machine's name as its user gave it", () => {
+    const path = '/machine.slice/machine-web\\x2d1.scope';
+    const start = path.indexOf('web');
+    const id: readonly [number, number] = [start, path.indexOf('.scope') - start];
+    const sample = encodeSample([{ path, id, runtime: 6, figures: figures(), perCpu: [0n] }]);
+    expect(decodeSample(sample, () => '').introspection.containers[0]).toMatchObject({ id: 'web-1', cgroupPath: path });
+  });
+
   it('keeps names that are no UTF-8 within one string', () => {
     const buffer = encodeSample([
       { path: '/lxc.payload.xyz', id: [13, 3], runtime: 4, figures: figures(), perCpu: [0n] },
