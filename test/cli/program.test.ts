@@ -57,6 +57,7 @@ describe('wrong usage', () => {
     ['an unknown command', ['stat'], 'Did you mean status?'],
     ['an unknown option', ['status', '--wach'], 'Did you mean --watch?'],
     ['a missing argument', ['pause'], "missing required argument 'service'"],
+    ['a dump with rates', ['introspect', '--dump', 'shop-1.dump', '--wide'], '--json has every figure'],
     ['a wrong direction', ['scale', 'mosaic', 'up'], 'Allowed are: out, in.'],
     ['a wrong count', ['scale', 'mosaic', 'out', '--to', 'two'], 'A number of replicas is expected.'],
     ['a wrong duration', ['status', '--watch', '--every', '2'], 'A duration such as'],
