@@ -168,6 +168,7 @@ enum psi_states {
 	NR_PSI_STATES GUEST_ENUMERATOR,
 };
 
+/* 5.2 and newer: before, there is one row. */
 enum psi_aggregators { PSI_AVGS GUEST_ENUMERATOR };
 
 struct mutex {
@@ -178,8 +179,15 @@ struct mutex___sleeping {
 	struct rt_mutex_base rtmutex;
 };
 
+enum psi_task_count {
+	NR_IOWAIT GUEST_ENUMERATOR,
+	NR_MEMSTALL GUEST_ENUMERATOR,
+	NR_RUNNING GUEST_ENUMERATOR,
+};
+
 struct psi_group_cpu {
-	u32 state_mask;
+	u32 tasks[1];
+	u32 state_mask; /* 5.2 and newer */
 	u32 times[1];
 	u64 state_start;
 	u32 times_prev[1]; /* a row for each aggregator; slots know one dimension only */
@@ -190,6 +198,10 @@ struct psi_group {
 	struct mutex avgs_lock;
 	struct psi_group_cpu GUEST *pcpu;
 	u64 total[1]; /* likewise, without the last state */
+};
+
+struct psi_group___first {
+	struct mutex stat_lock; /* 4.20 to 5.1 */
 };
 
 /* --- cgroups, continued ---------------------------------------------------------------------------------------------- */

@@ -38,6 +38,8 @@ static int number_states(struct pressure *pressure)
 	pressure->number[IO_SOME] = guest_enum(psi_states, PSI_IO_SOME);
 	pressure->number[IO_FULL] = guest_enum(psi_states, PSI_IO_FULL);
 	pressure->number[BUSY] = guest_enum(psi_states, PSI_NONIDLE);
+	if (!type_exists(enum psi_aggregators))
+		return 0;
 	pressure->first_time = guest_enum(psi_aggregators, PSI_AVGS) * guest_enum(psi_states, NR_PSI_STATES);
 	pressure->first_total = guest_enum(psi_aggregators, PSI_AVGS) * (guest_enum(psi_states, NR_PSI_STATES) - 1);
 	return 0;
@@ -64,11 +66,29 @@ static int read_tick(u64 *nanoseconds)
 	return 0;
 }
 
+/* The states that a CPU is in, by the kernel's numbers. Up to 5.1 how many tasks wait and run says it. */
+static u32 states_of(struct psi_group_cpu GUEST *here, const struct pressure *pressure)
+{
+	u32 waiting, stalled, running;
+
+	if (field_exists(struct psi_group_cpu, state_mask))
+		return here->state_mask;
+	waiting = here->tasks[guest_enum(psi_task_count, NR_IOWAIT)];
+	stalled = here->tasks[guest_enum(psi_task_count, NR_MEMSTALL)];
+	running = here->tasks[guest_enum(psi_task_count, NR_RUNNING)];
+	return (u32)(waiting != 0) << (31 & pressure->number[IO_SOME]) |
+	       (u32)(waiting && !running) << (31 & pressure->number[IO_FULL]) |
+	       (u32)(stalled != 0) << (31 & pressure->number[MEMORY_SOME]) |
+	       (u32)(stalled && !running) << (31 & pressure->number[MEMORY_FULL]) |
+	       (u32)(running > 1) << (31 & pressure->number[CPU_SOME]) |
+	       (u32)(waiting || stalled || running) << (31 & pressure->number[BUSY]);
+}
+
 /* 1 when this CPU changed its state meanwhile. */
 static int read_cpu(struct psi_group_cpu GUEST *here, struct pressure *pressure, u64 *weights, u64 *taken)
 {
 	u64 start = here->state_start;
-	u32 mask = here->state_mask;
+	u32 mask = states_of(here, pressure);
 	u32 lasting = pressure->clock > start ? (u32)(pressure->clock - start) : 0;
 	u32 recent[ALL_STATES];
 	u64 ticks;
@@ -118,6 +138,8 @@ static int averages_are_moving(struct psi_group GUEST *group)
 {
 	if (field_exists(struct psi_group___sleeping, avgs_lock.rtmutex.owner))
 		return ((struct psi_group___sleeping GUEST *)(u64)group)->avgs_lock.rtmutex.owner != 0;
+	if (field_exists(struct psi_group___first, stat_lock))
+		return ((struct psi_group___first GUEST *)(u64)group)->stat_lock.owner.counter != 0;
 	return group->avgs_lock.owner.counter != 0;
 }
 
