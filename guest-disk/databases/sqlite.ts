@@ -23,6 +23,8 @@ const WAL_VERSION = 2;
 const MAX_DEPTH = 20;
 const MAX_PAGE_READS = 20_000;
 const MAX_RECORD_BYTES = 4 << 20;
+/** In one read of the database. Records may lie over each other, so pages alone bound nothing. */
+const MAX_ALL_RECORDS_BYTES = 32 << 20;
 const MAX_COLUMNS = 128;
 const MAX_CACHE_BYTES = 16 << 20;
 const MAX_ATTEMPTS = 5;
@@ -50,6 +52,7 @@ export class SqliteDatabase {
   readonly #pages = new Map<number, Buffer>();
   #geometry: { pageBytes: number; usableBytes: number } | undefined;
   #reads = 0;
+  #recordBytes = 0;
 
   constructor(file: BlockSource) {
     this.#file = file;
@@ -136,6 +139,13 @@ export class SqliteDatabase {
     const length = readVarint(page, cursor);
     readVarint(page, cursor);
     if (length > MAX_RECORD_BYTES) throw new DiskUnreadable('Exhausted', `a record of ${length} bytes`);
+    this.#recordBytes += length;
+    if (this.#recordBytes > MAX_ALL_RECORDS_BYTES) {
+      throw new DiskUnreadable(
+        'Exhausted',
+        `more than ${MAX_ALL_RECORDS_BYTES} bytes of records in an SQLite database`,
+      );
+    }
     const most = usableBytes - 35;
     if (length <= most) return take(page, cursor.at, length);
     const least = Math.floor(((usableBytes - 12) * 32) / 255) - 23;

@@ -57,6 +57,39 @@ describe('an SQLite database', () => {
     await expect(read).rejects.toMatchObject({ reason: expect.stringMatching(/Malformed|Exhausted/) });
   });
 
+  it('whose records lie over each other, and so are many times its size, is given up', async () => {
+    const pageBytes = 65_536;
+    const crowded = Buffer.alloc(2 * pageBytes);
+    crowded.write('SQLite format 3\0', 'latin1');
+    crowded.writeUInt16BE(1, 16);
+    crowded.writeUInt32BE(1, 56);
+    const varint = (value: number) => Buffer.from([0x80 | (value >> 14), 0x80 | ((value >> 7) & 0x7f), value & 0x7f]);
+    const record = (...texts: readonly string[]) => {
+      const types = texts.map((text) => varint(text.length * 2 + 13));
+      const header = Buffer.concat([varint(3 + types.length * 3), ...types]);
+      const payload = Buffer.concat([header, ...texts.map((text) => Buffer.from(text))]);
+      return Buffer.concat([varint(payload.length), varint(1), payload]);
+    };
+    /** A leaf whose cells are all the one at `cell`. */
+    const fill = (start: number, count: number, cell: number, bytes: Buffer) => {
+      const page = crowded.subarray(start === 100 ? 0 : start);
+      const at = start === 100 ? 100 : 0;
+      page.writeUInt8(13, at);
+      page.writeUInt16BE(count, at + 3);
+      for (let index = 0; index < count; index++) page.writeUInt16BE(cell, at + 8 + index * 2);
+      bytes.copy(page, cell);
+    };
+    const schema = record('table', 'T', 'T', '2', 'CREATE TABLE T (A TEXT)');
+    // The root page is a number: one byte, 2, of type 1, in place of the text "2".
+    schema[6 + 3 + 3 * 3 + 2] = 1;
+    schema[6 + 18 + 'tableTT'.length] = 2;
+    fill(100, 1, 1000, schema);
+    fill(pageBytes, 100, 4000, record('x'.repeat(60_000)));
+    expect(await rowsOf(bufferSource(crowded), 'T')).toHaveLength(100);
+    fill(pageBytes, 1000, 4000, record('x'.repeat(60_000)));
+    await expect(rowsOf(bufferSource(crowded), 'T')).rejects.toMatchObject({ reason: 'Exhausted' });
+  });
+
   it('in WAL mode, or none at all, is refused', async () => {
     const wal = Buffer.from(database);
     wal.writeUInt8(2, 19);
