@@ -31,7 +31,11 @@ const MAX_NODE_BYTES = 4 << 20;
 const MAX_DEPTH = 16;
 /** In one read of the database, pages that are looked at again included. */
 const MAX_NODE_VISITS = 50_000;
+/** Likewise: a page that many branches lead to gives its entries to each of them. */
+const MAX_ENTRIES = 500_000;
 const MAX_CACHE_BYTES = 16 << 20;
+/** Values that are kept keep the pages that they are in. */
+const MAX_READ_BYTES = 128 << 20;
 const MAX_ATTEMPTS = 5;
 
 interface Meta {
@@ -106,8 +110,9 @@ class Pages {
   readonly #file: BlockSource;
   readonly #meta: Meta;
   readonly #cache = new Map<number, Node>();
-  #cachedBytes = 0;
+  #readBytes = 0;
   #visits = 0;
+  #entries = 0;
 
   constructor(file: BlockSource, meta: Meta) {
     this.#file = file;
@@ -117,6 +122,12 @@ class Pages {
   visit(): void {
     if (++this.#visits > MAX_NODE_VISITS) {
       throw new DiskUnreadable('Exhausted', `more than ${MAX_NODE_VISITS} pages of a bbolt database looked at`);
+    }
+  }
+
+  enter(): void {
+    if (++this.#entries > MAX_ENTRIES) {
+      throw new DiskUnreadable('Exhausted', `more than ${MAX_ENTRIES} entries of a bbolt database looked at`);
     }
   }
 
@@ -132,8 +143,11 @@ class Pages {
     }
     if (overflow > 0) bytes = await this.#file.read(page * pageBytes, (1 + overflow) * pageBytes);
     const node = parseNode(bytes);
-    this.#cachedBytes += bytes.length;
-    if (this.#cachedBytes <= MAX_CACHE_BYTES) this.#cache.set(page, node);
+    this.#readBytes += bytes.length;
+    if (this.#readBytes > MAX_READ_BYTES) {
+      throw new DiskUnreadable('Exhausted', `more than ${MAX_READ_BYTES} bytes of a bbolt database read`);
+    }
+    if (this.#readBytes <= MAX_CACHE_BYTES) this.#cache.set(page, node);
     return node;
   }
 }
@@ -220,6 +234,7 @@ export class Bucket {
         yield* this.#walk(await this.#pages.node(childAt(node, index)), depth + 1);
         continue;
       }
+      this.#pages.enter();
       const { key, value, isBucket } = leafAt(node, index);
       yield { key, value: isBucket ? null : value };
     }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Bucket, readBolt } from '../../../guest-disk/databases/bbolt.ts';
 import type { BlockSource } from '../../../guest-disk/disk.ts';
+import { checksumsOf } from '../checksums.ts';
 import { bufferSource, inflated } from '../images.ts';
 
 const database = inflated('kubernetes.db');
@@ -82,5 +83,29 @@ describe('a bbolt database', () => {
     }
     const read = readBolt(bufferSource(circular), async (root) => keysOf(await root.bucket('many')));
     await expect(read).rejects.toMatchObject({ reason: expect.stringMatching(/Malformed|Exhausted/) });
+  });
+
+  it('whose many branches lead to one page is given up', async () => {
+    const [branch, leaf] = [database.length / PAGE, database.length / PAGE + 1];
+    const children = 250;
+    const entries = 60_000;
+    const pagesOfLeaf = Math.ceil((16 + entries * 16) / PAGE);
+    const crowded = Buffer.concat([database, Buffer.alloc((1 + pagesOfLeaf) * PAGE)]);
+    const header = (page: number, flags: number, count: number, overflow: number) => {
+      crowded.writeBigUInt64LE(BigInt(page), page * PAGE);
+      crowded.writeUInt16LE(flags, page * PAGE + 8);
+      crowded.writeUInt16LE(count, page * PAGE + 10);
+      crowded.writeUInt32LE(overflow, page * PAGE + 12);
+    };
+    header(branch, 1, children, 0);
+    for (let index = 0; index < children; index++)
+      crowded.writeBigUInt64LE(BigInt(leaf), branch * PAGE + 16 + index * 16 + 8);
+    header(leaf, 2, entries, pagesOfLeaf - 1);
+    for (const meta of [0, 1]) crowded.writeBigUInt64LE(BigInt(branch), meta * PAGE + 16 + 16);
+    for (const { repair } of checksumsOf(crowded, [0, PAGE])) repair();
+    await expect(readBolt(bufferSource(crowded), keysOf)).rejects.toMatchObject({
+      reason: 'Exhausted',
+      message: expect.stringContaining('entries'),
+    });
   });
 });
