@@ -42,10 +42,14 @@ static int add_counters(struct blkg_rwstat GUEST *bytes, struct blkg_rwstat GUES
 	return 0;
 }
 
+/* A kernel may be built without throttling. */
 static struct blkg_policy_data GUEST *throttling_of(struct blkcg_gq GUEST *group)
 {
-	u64 policy = (u64)guest_symbol(struct blkcg_policy, blkcg_policy_throtl)->plid;
+	u64 policy;
 
+	if (!symbol_exists(blkcg_policy_throtl))
+		return NULL_GUEST(struct blkg_policy_data);
+	policy = (u64)guest_symbol(struct blkcg_policy, blkcg_policy_throtl)->plid;
 	return group->pd[policy];
 }
 
