@@ -42,7 +42,7 @@ static int add_counters(struct blkg_rwstat GUEST *bytes, struct blkg_rwstat GUES
 	return 0;
 }
 
-/* A kernel may be built without throttling. */
+/* A kernel may be built without throttling, or without names of its data (CONFIG_KALLSYMS_ALL). */
 static struct blkg_policy_data GUEST *throttling_of(struct blkcg_gq GUEST *group)
 {
 	u64 policy;
