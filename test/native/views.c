@@ -222,7 +222,7 @@ static struct guest {
 	u64 queue;
 	u64 per_cpu_offset[128], possible_mask[2];
 	u32 nr_cpu_ids, lock;
-	u64 jiffies;
+	u64 jiffies, tick;
 	char task[16], names[195];
 	uint8_t table[4 * ITEMS];
 	struct cgroup v1_root;
@@ -269,6 +269,31 @@ static void lay_out_pending(void)
 	missing("cgroup", "last_bstat.cputime");
 }
 
+/* 4.15 to 4.17: the same, and all of it has other names. */
+static int has_first_names;
+
+static void lay_out_first_names(void)
+{
+	static const char *const later[][2] = { { "cgroup", "bstat.cputime" },
+						{ "cgroup", "last_bstat.cputime" },
+						{ "cgroup", "prev_cputime" },
+						{ "cgroup_rstat_cpu", "bstat.cputime" },
+						{ "cgroup_rstat_cpu", "last_bstat.cputime" } };
+
+	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
+		missing(later[i][0], later[i][1]);
+	exists(CIEL_SLOT_FIELD_EXISTS, "cgroup", "cpu_stat", 1);
+	field("cgroup", "cpu_stat", offsetof(struct cgroup, rstat_cpu));
+	field("cgroup", "stat.cputime", offsetof(struct cgroup, bstat));
+	field("cgroup", "stat.prev_cputime", offsetof(struct cgroup, shown));
+	field("cgroup", "pending_stat.cputime", offsetof(struct cgroup, pending));
+	field("cgroup_cpu_stat", "cputime", offsetof(struct rstat_cpu, now));
+	field("cgroup_cpu_stat", "last_cputime", offsetof(struct rstat_cpu, last));
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "cgroup_rstat_lock")->value = 0;
+	symbol("cgroup_stat_mutex", &guest.lock);
+	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "cgroup_stat_mutex")->value = 1;
+}
+
 /* --- a fresh guest --------------------------------------------------------------------------------------------------- */
 
 static struct view_kernel kernel;
@@ -301,7 +326,9 @@ static void set_up(void)
 	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "__per_cpu_offset")->value = 1;
 	symbol("cgroup_rstat_lock", &guest.lock);
 	slot(CIEL_SLOT_SYMBOL_EXISTS, "", "cgroup_rstat_lock")->value = 1;
-	if (is_pending)
+	if (has_first_names)
+		lay_out_first_names();
+	else if (is_pending)
 		lay_out_pending();
 	strcpy(guest.task, "swapper/0");
 	strcpy(guest.names, "node");
@@ -885,6 +912,21 @@ static void test_older_cpu(void)
 		CHECK_EQUAL(cpu.user.value, 2 * 1020);
 		CHECK_EQUAL(cpu.system.value, 2 * 309);
 	}
+	/* Up to 4.10 in jiffies, here of 1/250 s; tick_nsec is adjusted to the true time. */
+	set_up_older_cpu(0);
+	exists(CIEL_SLOT_TYPE_EXISTS, "cputime_t", "", 1);
+	symbol("tick_nsec", &guest.tick);
+	guest.tick = 3999984;
+	CHECK_EQUAL(view_kernel(&kernel), 0);
+	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), 0);
+	CHECK_EQUAL(view_cpu_finish(&kernel, &cpu), 0);
+	CHECK_EQUAL(cpu.user.value, 2 * 1020 * 4000000ull);
+	CHECK_EQUAL(cpu.usage.value, 10001);
+	guest.tick = 0;
+	CHECK_EQUAL(view_kernel(&kernel), 0);
+	CHECK_EQUAL(view_cgroup_cpu(at(&guest.family[TOP].cgroup), 110, &kernel, &cpu), 0);
+	CHECK_EQUAL(view_cpu_finish(&kernel, &cpu), 0);
+	CHECK_EQUAL(cpu.user.status, CIEL_VIEW_CHANGED);
 }
 
 /* Up to 4.13 a cgroup's directory has a number of 32 bits. */
@@ -1115,7 +1157,9 @@ static void test_repeats(void)
 	test_unrepeatable();
 	is_pending = 1;
 	test_repeat(raw_cpu, &cpu, sizeof(cpu));
-	is_pending = 0;
+	has_first_names = 1;
+	test_repeat(raw_cpu, &cpu, sizeof(cpu));
+	is_pending = has_first_names = 0;
 	ciel_source_destroy(space.source);
 }
 
@@ -1139,6 +1183,8 @@ int main(void)
 	test_flushes(read_memory);
 	test_flushes(read_io);
 	is_pending = 1;
+	test_flushes(read_cpu);
+	has_first_names = 1;
 	test_flushes(read_cpu);
 	printf("ok: views read a made-up guest\n");
 	return 0;
