@@ -438,10 +438,15 @@ describe('a guest that boots', () => {
 
     await lab.libvirt.destroy(guests.vm.uuid);
     await lab.libvirt.create(guests.vm.uuid);
-    const booting = problemOf(await introspect(SHOP_VM));
+    await until('it is read', 120_000, async () => ((await introspect(SHOP_VM)).exitCode === 0 ? true : null));
+
+    // A machine without a disk is never further than that.
+    const off = (await lab.libvirt.lookup(OFF_VM))?.uuid ?? '';
+    await lab.libvirt.create(off);
+    const booting = problemOf(await introspect(OFF_VM));
+    await lab.libvirt.destroy(off);
     expect(booting).toMatchObject({ exitCode: 1, reason: 'GuestBooting' });
     expect(booting.remedy).toMatch(/look again in some seconds/);
-    await until('it is read', 120_000, async () => ((await introspect(SHOP_VM)).exitCode === 0 ? true : null));
   });
 
   it('no Linux at all is told after 90 s', async () => {
