@@ -395,7 +395,7 @@ export class Agreement {
     if (!isCalm(container) || container.name === 'outer') return false;
     if (!figure.isLate) return true;
     const since = this.#since.get(`${container.incarnation} ${container.kind}`);
-    return container.kind === 'idle' && since !== undefined && performance.now() - since > 2 * LATE_MS;
+    return container.kind === 'idle' && since !== undefined && performance.now() - since > LATE_MS;
   }
 
   #distance(figure: Figure, seen: bigint | null, before: bigint | null, after: bigint | null): number {
