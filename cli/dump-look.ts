@@ -2,7 +2,7 @@
 import { NamesOfContainers } from '../guest-disk/matching-names.ts';
 import type { Reading } from '../model/reading.ts';
 import type { ContainerCounters, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
-import { idText, printable } from './escape.ts';
+import { containerText, printable } from './escape.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
 import { bytesText, durationText } from './units.ts';
 
@@ -81,7 +81,7 @@ export function renderDumpLook({ dump, guest, names, containers }: DumpLook, ter
       { head: 'WRITTEN', align: 'right' },
     ],
     containers.map((container) => [
-      container.name === null ? idText(container.id) : printable(container.name),
+      containerText(container.name, container.id),
       container.image === null ? '–' : printable(container.image),
       figure(container.cpuNanoseconds, (value) => durationText(Number(value) / 1e6)),
       figure(container.memoryBytes, bytesText),

@@ -54,3 +54,8 @@ const HASH = /^[0-9a-f]{64}$/;
 export function idText(id: string): string {
   return printable(HASH.test(id) ? id.slice(0, 12) : id);
 }
+
+/** A container by its name; by its id where that is not known. */
+export function containerText(name: string | null, id: string): string {
+  return name === null ? idText(id) : printable(name);
+}

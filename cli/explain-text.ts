@@ -11,7 +11,7 @@ import type {
 } from '../model/decision.ts';
 import type { VmEvidence, Windows } from '../model/evidence.ts';
 import type { RecordedDecision } from '../store/decisions.ts';
-import { idText, printable, printableSentence } from './escape.ts';
+import { containerText, printable, printableSentence } from './escape.ts';
 import type { ExplainedOperation } from './explain.ts';
 import { liveNotes } from './live.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
@@ -51,7 +51,7 @@ function outcomeLines(outcome: Attribution | ScaleOut | ScaleIn | Refusal, { col
 }
 
 function candidateLine({ name, containerId, service, by, share, explanation }: Candidate, index: number): string {
-  const container = name === null ? idText(containerId) : printable(name);
+  const container = containerText(name, containerId);
   const what = { level: 'of the use', change: 'of the growth', limit: 'of its limit' }[by];
   return `    ${index + 1}. ${container} (service ${service}): ${percentText(share)} ${what}. ${printableSentence(explanation)}`;
 }
@@ -92,7 +92,7 @@ function evidenceLines(evidence: VmEvidence, terminal: Terminal): string[] {
   // Before and since of the figure that the VM is hot by; of the others, since is enough.
   const byMemory = cause === 'vmMemory' || cause === 'replicaMemoryLimit';
   const rows = containers.map((container): Cell[] => [
-    `    ${container.name === null ? idText(container.containerId) : printable(container.name)}`,
+    `    ${containerText(container.name, container.containerId)}`,
     container.service ?? 'unmanaged',
     windowsText(container.cpuCores, coresText, !byMemory),
     windowsText(container.memoryBytes, bytesText, byMemory),

@@ -1,5 +1,5 @@
 /** The text of `ciel status`: 80 columns suffice; every figure has its age, what is missing its reason. */
-import { idText, printable, printableSentence } from './escape.ts';
+import { containerText, printable, printableSentence } from './escape.ts';
 import { liveNotes } from './live.ts';
 import { remedyFor } from './remedies.ts';
 import type { OperationStatus, ServiceStatus, Status, VmStatus } from './status.ts';
@@ -40,7 +40,7 @@ function unavailableNotes({ services, vms }: Status): string[] {
     ...vms.flatMap(({ vmName, unreadable, containers }) => [
       ...(unreadable === null ? [] : unreadableNote(vmName, unreadable)),
       ...containers.flatMap(({ name, containerId, unavailable }) => {
-        const container = name === null ? idText(containerId) : printable(name);
+        const container = containerText(name, containerId);
         // Its VM's reason is said already.
         return unavailable === null || unavailable === unreadable
           ? []
@@ -186,7 +186,7 @@ function vmState({ state, unreadable, watched }: VmStatus, { colours }: Terminal
 
 function containerRow(container: VmStatus['containers'][number], { colours }: Terminal, now: Date): Cell[] {
   const { cpuCores, memoryBytes, ioBytesPerSecond, unavailable, at } = container;
-  const name = `  ${container.name === null ? idText(container.containerId) : printable(container.name)}`;
+  const name = `  ${containerText(container.name, container.containerId)}`;
   const missing: Cell = unavailable === null ? NONE : { text: 'unavailable', colour: colours.yellow };
   return [
     name,

@@ -4,7 +4,7 @@ import { available, mapReading, type Reading, unavailable } from '../model/readi
 import type { ContainerCounters, ContainerDetails, ContainerIdentity, VmIntrospection } from '../model/usage.ts';
 import { type DetailsLook, detailsLook } from './container-details.ts';
 import { renderDetails } from './details-text.ts';
-import { idText, printable } from './escape.ts';
+import { containerText, printable } from './escape.ts';
 import { type NamesLook, type NamesOnDisk, namesAgeText, namesLook, namesNotes } from './names-on-disk.ts';
 import { NO_RATE_YET, perSecond, sum, timeRate } from './rates.ts';
 import { type Cell, type Terminal, table } from './terminal.ts';
@@ -213,7 +213,7 @@ export function renderLook(look: VmLook, terminal: Terminal, isWide = false): st
 }
 
 function nameOf({ name, id }: ContainerLook): string {
-  return name === null ? idText(id) : printable(name);
+  return containerText(name, id);
 }
 
 /** Both ways. */
